@@ -1,0 +1,9 @@
+//! What the kernel side and the user side of flame-graph share: the wire types ([`wire`]) and the
+//! stack walker ([`walk`]).
+//!
+//! The crate is `no_std` and does no I/O, so the very source that the BPF verifier accepts also
+//! runs in host tests and in the fallback engine.
+#![no_std]
+
+pub mod walk;
+pub mod wire;

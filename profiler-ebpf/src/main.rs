@@ -1,0 +1,2 @@
+//! bpf programs
+fn main() {}

@@ -1,0 +1,344 @@
+//! Types that cross the border between the BPF programs and user space.
+//!
+//! Every type here is `repr(C)`, has no padding and no pointers, and is valid for any bit pattern;
+//! the assertions below keep it so. Sizes are part of the contract: the BPF object is compiled
+//! from the same source.
+
+/// Bytes of one page of text: the unit of the page index.
+pub const TEXT_PAGE: u64 = 4096;
+/// log2 of [`TEXT_PAGE`].
+pub const TEXT_PAGE_SHIFT: u32 = 12;
+/// Rows in one row segment; the value of one inner map is `4 * SEGMENT_ROWS` bytes (1 MiB).
+pub const SEGMENT_ROWS: usize = 1 << 18;
+/// Row segments that can exist at once.
+pub const MAX_SEGMENTS: usize = 64;
+/// Rules that can exist at once, host-wide. A row holds a rule's number in 16 bits.
+pub const MAX_RULES: usize = 1 << 14;
+/// The most executable mappings of one process that a walk can search.
+pub const MAX_PROCESS_MAPPINGS: u32 = 1 << 13;
+/// The most user frames a walk collects; deeper stacks keep the leaf side.
+pub const MAX_USER_FRAMES: usize = 2048;
+/// The most kernel frames asked of `bpf_get_stack` (the kernel's own default limit,
+/// `kernel.perf_event_max_stack`, is 127).
+pub const MAX_KERNEL_FRAMES: usize = 127;
+/// The most bytes of a user stack that are handed up when the walk needs the host.
+pub const MAX_STACK_COPY: usize = 32 * 1024;
+/// Words of a sample's payload: kernel frames, user frames, then the stack copy.
+pub const PAYLOAD_WORDS: usize = 8192 - SampleHeader::WORDS;
+
+/// One row of the unwind table: the low 12 bits of the address where it begins to hold (bits 0 to
+/// 15) and the number of its rule (bits 16 to 31).
+///
+/// The rows of a page are sorted by address; the first one begins at offset 0.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Row(pub u32);
+
+impl Row {
+    /// A row that holds from `offset` (within its page) on.
+    #[must_use]
+    pub const fn new(offset: u16, rule: u16) -> Self {
+        Self((rule as u32) << 16 | offset as u32)
+    }
+
+    /// Where in its page the row begins to hold.
+    #[inline(always)]
+    #[must_use]
+    pub const fn offset(self) -> u32 {
+        self.0 & 0xffff
+    }
+
+    /// Number of the rule that holds there.
+    #[inline(always)]
+    #[must_use]
+    pub const fn rule(self) -> u32 {
+        self.0 >> 16
+    }
+}
+
+/// Where the rows of one 4 KiB page of text lie.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PageRows {
+    /// Number of the row segment.
+    pub segment: u16,
+    /// Number of rows; 0: the page has no unwind information.
+    pub len: u16,
+    /// Index of the first row in its segment.
+    pub start: u32,
+}
+
+/// How the canonical frame address is found ([`Rule::cfa`]).
+pub mod cfa {
+    /// No unwind information: step by frame pointer.
+    pub const NONE: u8 = 0;
+    /// `sp + cfa_offset`.
+    pub const SP: u8 = 1;
+    /// `bp + cfa_offset`.
+    pub const BP: u8 = 2;
+    /// `register + cfa_offset`; registers other than sp and bp are known in the top frame only.
+    pub const REGISTER: u8 = 3;
+    /// `*(sp + cfa_offset) + cfa_add`.
+    pub const DEREF_SP: u8 = 4;
+    /// `*(bp + cfa_offset) + cfa_add`.
+    pub const DEREF_BP: u8 = 5;
+    /// A lazy PLT stub: `sp + 8 + 8 * ((ip & 15) >= cfa_offset)`.
+    pub const PLT: u8 = 6;
+    /// A signal frame: ip at `*(sp + ra_offset)`, sp at `*(sp + cfa_offset)`, bp at
+    /// `*(sp + fp_offset)`.
+    pub const SIGNAL: u8 = 7;
+    /// The return address is undefined: the outermost frame.
+    pub const END: u8 = 8;
+    /// Unwind information that these rules cannot express.
+    pub const UNSUPPORTED: u8 = 9;
+}
+
+/// Where a register of the caller was saved ([`Rule::fp`], [`Rule::ra`]).
+pub mod saved {
+    /// It still holds the caller's value (never for the return address).
+    pub const SAME: u8 = 0;
+    /// At `CFA + offset`.
+    pub const AT_CFA: u8 = 1;
+    /// At `bp + offset`.
+    pub const AT_BP: u8 = 2;
+    /// At `sp + offset`.
+    pub const AT_SP: u8 = 3;
+    /// In the register whose DWARF number is the offset; known in the top frame only.
+    pub const REGISTER: u8 = 4;
+    /// Not recoverable.
+    pub const UNDEFINED: u8 = 5;
+}
+
+/// How to step from a frame to its caller. Registers are DWARF numbers.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Rule {
+    /// One of [`cfa`].
+    pub cfa: u8,
+    /// DWARF number of the CFA's register, for [`cfa::REGISTER`].
+    pub cfa_register: u8,
+    /// Where the caller's frame pointer is: one of [`saved`].
+    pub fp: u8,
+    /// Where the return address is: one of [`saved`], on x86-64 nearly always `AT_CFA` - 8.
+    pub ra: u8,
+    /// Offset added to the CFA's register.
+    pub cfa_offset: i32,
+    /// Offset added after a dereference.
+    pub cfa_add: i32,
+    /// Offset of the saved frame pointer.
+    pub fp_offset: i32,
+    /// Offset of the return address.
+    pub ra_offset: i32,
+    /// Always 0; keeps the size a multiple of 8, as the kernel rounds array values.
+    pub reserved: u32,
+}
+
+impl Rule {
+    /// The rule of addresses without unwind information; it is always number 0 of the rule table.
+    pub const NONE: Self = Self {
+        cfa: cfa::NONE,
+        cfa_register: 0,
+        fp: saved::SAME,
+        ra: saved::UNDEFINED,
+        cfa_offset: 0,
+        cfa_add: 0,
+        fp_offset: 0,
+        ra_offset: 0,
+        reserved: 0,
+    };
+}
+
+/// What is known of the text in a mapping ([`Mapping::kind`]).
+pub mod mapping_kind {
+    /// Its rows are not compiled yet: hand the sample up.
+    pub const PENDING: u32 = 0;
+    /// Its rows are in the tables.
+    pub const ROWS: u32 = 1;
+    /// It has none (anonymous, JIT, a file that could not be read): step by frame pointer.
+    pub const NO_ROWS: u32 = 2;
+}
+
+/// One executable mapping of a process. A process's mappings are sorted by `start`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mapping {
+    /// First address.
+    pub start: u64,
+    /// Address after the last.
+    pub end: u64,
+    /// Index of the [`PageRows`] of the page at `start`.
+    pub first_page: u32,
+    /// One of [`mapping_kind`].
+    pub kind: u32,
+}
+
+/// Where a process's mappings lie in the mapping table.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProcessMappings {
+    /// Index of the first.
+    pub first: u32,
+    /// How many.
+    pub len: u32,
+}
+
+/// Number of general registers, in DWARF order on x86-64: rax, rdx, rcx, rbx, rsi, rdi, rbp, rsp,
+/// r8 to r15 (System V ABI, figure 3.36).
+pub const GENERAL_REGISTERS: usize = 16;
+/// DWARF number of the frame pointer on x86-64.
+pub const DWARF_BP: usize = 6;
+/// DWARF number of the stack pointer on x86-64.
+pub const DWARF_SP: usize = 7;
+
+/// How a walk ended ([`SampleHeader::outcome`]).
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Outcome {
+    /// There is no user stack (a kernel thread, or it was not asked for).
+    NoUserStack = 0,
+    /// The walk reached the outermost frame.
+    Complete = 1,
+    /// No mapping is known at the address: the host may know more.
+    UnknownMapping = 2,
+    /// The rows of the mapping are not compiled yet: the host finishes the walk.
+    RowsPending = 3,
+    /// Stack memory could not be read.
+    UnreadableStack = 4,
+    /// The stack pointer did not move towards the root.
+    StackNotAdvancing = 5,
+    /// A frame without unwind information has no usable frame pointer.
+    NoFramePointer = 6,
+    /// Unwind information that the rules cannot express, or registers that are no longer known.
+    UnsupportedRule = 7,
+    /// More frames than [`MAX_USER_FRAMES`].
+    TooDeep = 8,
+    /// The kernel took the walk's data for invalid (a table index beyond its map).
+    BadTables = 9,
+    /// A 32-bit process.
+    Compat = 10,
+    /// Still walking; never sent.
+    Walking = 11,
+    /// The copy of the stack that was handed up ends before the walk did.
+    CopyEnded = 12,
+}
+
+impl Outcome {
+    /// Every outcome, in the order of its number.
+    pub const ALL: [Self; 13] = [
+        Self::NoUserStack,
+        Self::Complete,
+        Self::UnknownMapping,
+        Self::RowsPending,
+        Self::UnreadableStack,
+        Self::StackNotAdvancing,
+        Self::NoFramePointer,
+        Self::UnsupportedRule,
+        Self::TooDeep,
+        Self::BadTables,
+        Self::Compat,
+        Self::Walking,
+        Self::CopyEnded,
+    ];
+
+    /// The outcome with this number.
+    #[must_use]
+    pub fn from_number(number: u32) -> Option<Self> {
+        Self::ALL.get(number as usize).copied()
+    }
+}
+
+/// Set in a user frame whose address is the interrupted instruction itself, not a return address.
+pub const FRAME_EXACT: u64 = 1 << 63;
+/// Set in a user frame that was found by frame pointer for want of unwind information.
+pub const FRAME_BY_POINTER: u64 = 1 << 62;
+/// The address bits of a user frame.
+pub const FRAME_ADDRESS: u64 = (1 << 62) - 1;
+
+/// Registers of a walk at one frame.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Registers {
+    /// Instruction pointer or return address.
+    pub ip: u64,
+    /// Stack pointer.
+    pub sp: u64,
+    /// Frame pointer.
+    pub bp: u64,
+    /// [`FRAME_EXACT`] and [`FRAME_BY_POINTER`] as they belong to `ip`.
+    pub flags: u64,
+    /// General registers by DWARF number; only meaningful while `flags` has [`FRAME_EXACT`] and
+    /// no frame was stepped over yet.
+    pub general: [u64; GENERAL_REGISTERS],
+}
+
+/// What begins every record of the sample ring buffer. Behind it lie `kernel_frames` words of
+/// kernel addresses (leaf first), `user_frames` words of user frames (leaf first), and
+/// `copy_bytes` bytes of the stack from `registers.sp` on.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SampleHeader {
+    /// `CLOCK_MONOTONIC`, nanoseconds.
+    pub time: u64,
+    /// Process (thread group) id, as seen from the initial PID namespace.
+    pub pid: u32,
+    /// Thread id.
+    pub tid: u32,
+    /// CPU number.
+    pub cpu: u32,
+    /// An [`Outcome`].
+    pub outcome: u32,
+    /// Words of kernel frames.
+    pub kernel_frames: u32,
+    /// Words of user frames.
+    pub user_frames: u32,
+    /// Bytes of stack copy; only when the host is to go on with the walk.
+    pub copy_bytes: u32,
+    /// Always 0.
+    pub reserved: u32,
+    /// The thread's name (`comm`) when it was sampled, NUL-padded.
+    pub comm: [u8; 16],
+    /// Where the walk stands; only when the host is to go on with it.
+    pub registers: Registers,
+}
+
+impl SampleHeader {
+    /// The header's size in words of 8 bytes.
+    pub const WORDS: usize = size_of::<Self>() / 8;
+}
+
+/// Counters that the BPF programs keep (index in the counter map, one value a CPU).
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counter {
+    /// Samples that belong to the target.
+    Samples = 0,
+    /// Samples that did not fit into the ring buffer.
+    RingFull = 1,
+    /// Samples for which there was no per-CPU scratch space.
+    NoScratch = 2,
+    /// New processes that did not fit into the target table.
+    TargetsFull = 3,
+    /// User frames walked in the kernel.
+    Frames = 4,
+    /// Samples handed up to be finished on the host.
+    HandedUp = 5,
+}
+
+/// Number of [`Counter`]s.
+pub const COUNTERS: usize = 6;
+
+const _: () = {
+    assert!(size_of::<Row>() == 4);
+    assert!(size_of::<PageRows>() == 8);
+    assert!(size_of::<Rule>() == 24);
+    assert!(size_of::<Mapping>() == 24);
+    assert!(size_of::<ProcessMappings>() == 8);
+    assert!(size_of::<Registers>() == 160);
+    assert!(size_of::<SampleHeader>() == 56 + 160);
+    assert!(MAX_RULES <= 1 << 16);
+    assert!(SEGMENT_ROWS.is_power_of_two() && MAX_SEGMENTS.is_power_of_two());
+    assert!(
+        MAX_KERNEL_FRAMES + 1 + MAX_USER_FRAMES + MAX_STACK_COPY / 8 <= PAYLOAD_WORDS,
+        "the payload holds the largest sample"
+    );
+};

@@ -1,0 +1,1 @@
+//! `flame-graph doctor`: what this host allows.

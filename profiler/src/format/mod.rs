@@ -1,0 +1,1 @@
+//! Codecs of stack and profile formats: bytes in, model out, no I/O.

@@ -1,0 +1,99 @@
+//! Frames before symbolization ([`RawFrame`]) and after it ([`Frame`]).
+
+use std::sync::Arc;
+
+use super::{
+    address::CodeAddress,
+    loss::{Loss, Truncation},
+};
+
+/// Number of a mapping in its recording.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MappingId(pub u32);
+
+/// A frame as a source saw it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum RawFrame {
+    /// The process that the stack belongs to: always the first frame of a stack.
+    Process(Arc<str>),
+    /// The thread, when threads are told apart.
+    Thread(Arc<str>),
+    /// A user-space code address in a mapping. The address is the process's own.
+    User {
+        /// The mapping it lies in.
+        mapping: MappingId,
+        /// The address.
+        address: CodeAddress,
+    },
+    /// A user-space address in no known mapping.
+    Unmapped(CodeAddress),
+    /// A kernel code address.
+    Kernel(CodeAddress),
+    /// A frame that already has a name.
+    Named(Frame),
+    /// The stack does not reach its root.
+    Truncated(Truncation),
+    /// Samples that are missing altogether.
+    Lost(Loss),
+}
+
+/// What kind of code a frame is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum FrameKind {
+    /// A process: the first frame of a stack.
+    Process,
+    /// A thread: the second one, when asked for.
+    Thread,
+    /// Compiled user-space code.
+    Native,
+    /// Kernel code.
+    Kernel,
+    /// Code made at run time.
+    Jit,
+    /// An interpreter's frame.
+    Interpreted,
+    /// Not code: `[truncated: …]`, `[lost: …]`.
+    Marker,
+}
+
+/// A frame with a name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Frame {
+    /// Function name, demangled; or `[module+0xoffset]`, or a marker's text in brackets.
+    pub name: Arc<str>,
+    /// What kind of code it is.
+    pub kind: FrameKind,
+    /// Whether the call was inlined into the frame below it.
+    pub inlined: bool,
+    /// Whether `name` comes from a symbol (or an interpreter), as against a placeholder that we
+    /// made. Symbol names are escaped so that they cannot pose as one of ours.
+    pub symbol: bool,
+    /// File name of the mapped module.
+    pub module: Option<Arc<str>>,
+    /// Source file.
+    pub file: Option<Arc<str>>,
+    /// Source line, from 1.
+    pub line: Option<u32>,
+}
+
+impl Frame {
+    /// A frame of this kind named by a symbol, with nothing else known.
+    #[must_use]
+    pub fn symbol(name: impl Into<Arc<str>>, kind: FrameKind) -> Self {
+        Self {
+            name: name.into(),
+            kind,
+            inlined: false,
+            symbol: true,
+            module: None,
+            file: None,
+            line: None,
+        }
+    }
+
+    /// A frame whose name is ours: a marker, or a placeholder for an unknown function.
+    #[must_use]
+    pub fn placeholder(name: impl Into<Arc<str>>, kind: FrameKind) -> Self {
+        Self { symbol: false, ..Self::symbol(name, kind) }
+    }
+}

@@ -1,0 +1,109 @@
+//! A recording (raw frames, straight from a source) and a profile (frames with names).
+
+use std::{
+    fs::File,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use super::{
+    frame::{Frame, RawFrame},
+    loss::Losses,
+    metric::Metric,
+    stacks::Stacks,
+};
+
+/// What is known about where a recording came from; every output can carry it.
+#[derive(Clone, Debug)]
+pub struct Metadata {
+    /// Heading of the picture.
+    pub title: String,
+    /// What was recorded: `whole host`, `pid 12`, a command line.
+    pub target: String,
+    /// Which engine or collector recorded it: `ebpf`, `folded`.
+    pub engine: String,
+    /// When the recording began.
+    pub start: SystemTime,
+    /// How long it took.
+    pub duration: Duration,
+    /// Samples a second on each CPU, where that applies.
+    pub frequency: Option<u64>,
+}
+
+/// A file (or the like) that executable code was mapped from.
+#[derive(Debug)]
+pub struct Mapping {
+    /// Process that it belongs to, in the initial PID namespace.
+    pub pid: u32,
+    /// First address of the mapping in the process.
+    pub start: u64,
+    /// Address after the last.
+    pub end: u64,
+    /// File offset of `start`.
+    pub offset: u64,
+    /// What is mapped.
+    pub module: Arc<Module>,
+}
+
+/// What kind of thing was mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ModuleKind {
+    /// A file.
+    File,
+    /// Memory of no file: code made at run time.
+    Anonymous,
+    /// The kernel's vDSO.
+    Vdso,
+}
+
+/// A mapped file, kept open so that it can be symbolized after its process has exited or the path
+/// leads elsewhere. One for each distinct file of a recording.
+#[derive(Debug)]
+pub struct Module {
+    /// What kind of thing it is.
+    pub kind: ModuleKind,
+    /// Path in the process's own mount namespace, as the kernel reports it; `//anon` or `[vdso]`.
+    pub path: Arc<str>,
+    /// GNU build ID, where the kernel or the file tells it.
+    pub build_id: Option<Vec<u8>>,
+    /// An open handle to the very file that is mapped. None: it could not be opened.
+    pub file: Option<File>,
+    /// Why `file` is None.
+    pub refused: Option<String>,
+}
+
+/// Stacks of raw frames, as a source collected them.
+#[derive(Debug)]
+pub struct Recording {
+    /// Where it came from.
+    pub metadata: Metadata,
+    /// What the values of a stack are.
+    pub metrics: Vec<Metric>,
+    /// The stacks. The first frame of each is [`RawFrame::Process`].
+    pub stacks: Stacks<RawFrame>,
+    /// The mappings that [`RawFrame::User`] frames point into.
+    pub mappings: Vec<Mapping>,
+    /// What was lost or cut short.
+    pub losses: Losses,
+    /// Samples that were taken, those of lost stacks included.
+    pub samples: u64,
+    /// Stacks that reach their root.
+    pub complete: u64,
+}
+
+/// Stacks of named frames.
+#[derive(Debug)]
+pub struct Profile {
+    /// Where it came from.
+    pub metadata: Metadata,
+    /// What the values of a stack are.
+    pub metrics: Vec<Metric>,
+    /// The stacks, process frame first.
+    pub stacks: Stacks<Frame>,
+    /// What was lost or cut short.
+    pub losses: Losses,
+    /// Samples that were taken.
+    pub samples: u64,
+    /// Stacks that reach their root.
+    pub complete: u64,
+}

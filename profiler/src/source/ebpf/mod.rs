@@ -1,0 +1,1 @@
+//! The native engine: aya programs that sample and walk stacks in the kernel.

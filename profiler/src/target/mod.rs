@@ -1,0 +1,1 @@
+//! What is profiled and what the host allows: `/proc`, processes, capabilities.

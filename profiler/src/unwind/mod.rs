@@ -1,0 +1,1 @@
+//! Unwind rows from `.eh_frame` and `.debug_frame`.

@@ -1,0 +1,1 @@
+//! Shared helpers of the golden, CLI and live tests.

@@ -1,0 +1,3 @@
+//! Developer commands of this workspace.
+
+fn main() {}
