@@ -1,2 +1,38 @@
-//! bpf programs
-fn main() {}
+//! Entry points of the BPF programs; the work is in [`profiler_ebpf`] and the modules beside.
+#![no_std]
+#![no_main]
+
+mod config;
+mod maps;
+mod sample;
+mod tables;
+mod targets;
+
+use aya_ebpf::{
+    macros::{btf_tracepoint, perf_event},
+    programs::{BtfTracePointContext, PerfEventContext},
+};
+
+/// Runs at every tick of the sampling event on each CPU.
+#[perf_event]
+pub fn sample_cpu(ctx: PerfEventContext) -> u32 {
+    sample::take(&ctx);
+    0
+}
+
+/// Runs when a task is created: `(parent, child)`.
+#[btf_tracepoint(function = "sched_process_fork")]
+pub fn follow_fork(ctx: BtfTracePointContext) -> i32 {
+    targets::follow_fork(&ctx);
+    0
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 4] = *b"GPL\0";

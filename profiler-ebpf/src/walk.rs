@@ -1,1 +1,286 @@
-//! walker
+//! The stack walker: from a frame's registers to its caller's, by unwind rows.
+//!
+//! One source for the kernel and the host. It reads tables and stack memory through [`Env`], keeps
+//! its state in [`Walk`], and every loop has a constant bound that the verifier can see.
+
+use crate::wire::{
+    DWARF_BP, DWARF_SP, FRAME_ADDRESS, FRAME_BY_POINTER, FRAME_EXACT, GENERAL_KNOWN,
+    GENERAL_REGISTERS, MAX_PROCESS_MAPPINGS, Mapping, Outcome, PageRows, ProcessMappings,
+    Registers, Row, Rule, TEXT_PAGE, TEXT_PAGE_SHIFT, cfa, mapping_kind, saved,
+};
+
+/// Tables and memory as the walker sees them.
+pub trait Env {
+    /// A row segment that was looked up.
+    type Segment: Copy;
+
+    /// The mapping at this index of the mapping table.
+    fn mapping(&self, index: u32) -> Option<&Mapping>;
+    /// Where the rows of a page of text lie.
+    fn page(&self, index: u32) -> Option<PageRows>;
+    /// The row segment of this number.
+    fn segment(&self, number: u16) -> Option<Self::Segment>;
+    /// A row of a segment; the index wraps at the segment's size.
+    fn row(&self, segment: Self::Segment, index: u32) -> Row;
+    /// The rule of this number.
+    fn rule(&self, number: u32) -> Option<&Rule>;
+    /// The 8 bytes of user memory at an address.
+    fn word(&mut self, address: u64) -> Option<u64>;
+}
+
+/// State of a walk. It stands at the frame that was recorded last.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Walk {
+    /// Registers of the frame.
+    pub registers: Registers,
+    /// Where the process's mappings are.
+    pub mappings: ProcessMappings,
+    /// The mapping that was used last.
+    pub mapping: Mapping,
+}
+
+/// Iterations of a binary search over the mappings of a process.
+const MAPPING_STEPS: u32 = MAX_PROCESS_MAPPINGS.ilog2() + 1;
+/// Iterations of a binary search over the rows of a page.
+const ROW_STEPS: u32 = TEXT_PAGE.ilog2() + 1;
+/// Addresses below this are never code (`vm.mmap_min_addr` is at most 64 KiB by default).
+const LOWEST_CODE: u64 = 4096;
+/// First address that is not user space, with five-level page tables.
+const USER_END: u64 = 1 << 56;
+
+impl Walk {
+    /// A walk at the top frame of a thread of this process.
+    #[inline(always)]
+    #[must_use]
+    pub fn new(registers: Registers, mappings: ProcessMappings) -> Self {
+        Self { registers, mappings, mapping: Mapping { start: 0, end: 0, first_page: 0, kind: 0 } }
+    }
+
+    /// The current frame as a sample carries it.
+    #[inline(always)]
+    #[must_use]
+    pub fn frame(&self) -> u64 {
+        (self.registers.ip & FRAME_ADDRESS)
+            | (self.registers.flags & (FRAME_EXACT | FRAME_BY_POINTER))
+    }
+
+    /// Steps to the caller. [`Outcome::Walking`]: the registers are now the caller's; anything
+    /// else ends the walk and leaves them as they were.
+    #[inline(always)]
+    pub fn step<E: Env>(&mut self, env: &mut E) -> Outcome {
+        let exact = self.registers.flags & FRAME_EXACT != 0;
+        let address = if exact { self.registers.ip } else { self.registers.ip.wrapping_sub(1) };
+        if !self.find_mapping(env, address) {
+            return Outcome::UnknownMapping;
+        }
+        match self.mapping.kind {
+            mapping_kind::PENDING => return Outcome::RowsPending,
+            mapping_kind::ROWS => {}
+            _ => return self.step_by_pointer(env),
+        }
+        let Some(number) = self.rule_number(env, address) else {
+            return Outcome::BadTables;
+        };
+        if number == 0 {
+            return self.step_by_pointer(env);
+        }
+        let Some(rule) = env.rule(number) else {
+            return Outcome::BadTables;
+        };
+        let rule = *rule;
+        match rule.cfa {
+            cfa::END => Outcome::Complete,
+            cfa::SIGNAL => self.step_signal(env, &rule),
+            cfa::NONE => self.step_by_pointer(env),
+            _ => self.step_by_rule(env, &rule),
+        }
+    }
+
+    /// Makes `mapping` the one that holds the address.
+    #[inline(always)]
+    fn find_mapping<E: Env>(&mut self, env: &E, address: u64) -> bool {
+        if address >= self.mapping.start && address < self.mapping.end {
+            return true;
+        }
+        let mut first = self.mappings.first;
+        let mut len = self.mappings.len;
+        for _ in 0..MAPPING_STEPS {
+            if len == 0 {
+                break;
+            }
+            let half = len >> 1;
+            let Some(mapping) = env.mapping(first.wrapping_add(half)) else {
+                return false;
+            };
+            if address < mapping.start {
+                len = half;
+            } else if address >= mapping.end {
+                first = first.wrapping_add(half + 1);
+                len -= half + 1;
+            } else {
+                self.mapping = *mapping;
+                return true;
+            }
+        }
+        false
+    }
+
+    /// The number of the rule at an address of the current mapping; 0: none. None: the tables
+    /// contradict each other.
+    #[inline(always)]
+    fn rule_number<E: Env>(&self, env: &E, address: u64) -> Option<u32> {
+        let page = ((address - self.mapping.start) >> TEXT_PAGE_SHIFT) as u32;
+        let rows = env.page(self.mapping.first_page.wrapping_add(page))?;
+        if rows.len == 0 {
+            return Some(0);
+        }
+        let segment = env.segment(rows.segment)?;
+        let offset = (address & (TEXT_PAGE - 1)) as u32;
+        let mut first = rows.start;
+        let mut len = u32::from(rows.len);
+        let mut row = env.row(segment, first);
+        for _ in 0..ROW_STEPS {
+            if len <= 1 {
+                break;
+            }
+            let half = len >> 1;
+            let middle = env.row(segment, first.wrapping_add(half));
+            if middle.offset() <= offset {
+                row = middle;
+                first = first.wrapping_add(half);
+                len -= half;
+            } else {
+                len = half;
+            }
+        }
+        Some(row.rule())
+    }
+
+    #[inline(always)]
+    fn step_by_rule<E: Env>(&mut self, env: &mut E, rule: &Rule) -> Outcome {
+        let registers = self.registers;
+        let offset = i64::from(rule.cfa_offset);
+        let cfa = match rule.cfa {
+            cfa::SP => registers.sp.wrapping_add_signed(offset),
+            cfa::BP => registers.bp.wrapping_add_signed(offset),
+            cfa::PLT => {
+                let pushed = (registers.ip & 15) as i64 >= offset;
+                registers.sp.wrapping_add(8 + 8 * u64::from(pushed))
+            }
+            cfa::DEREF_SP | cfa::DEREF_BP => {
+                let base = if rule.cfa == cfa::DEREF_SP { registers.sp } else { registers.bp };
+                let Some(word) = env.word(base.wrapping_add_signed(offset)) else {
+                    return Outcome::UnreadableStack;
+                };
+                word.wrapping_add_signed(i64::from(rule.cfa_add))
+            }
+            cfa::REGISTER => match self.general(usize::from(rule.cfa_register)) {
+                Some(value) => value.wrapping_add_signed(offset),
+                None => return Outcome::UnsupportedRule,
+            },
+            _ => return Outcome::UnsupportedRule,
+        };
+        if cfa <= registers.sp {
+            return Outcome::StackNotAdvancing;
+        }
+        // The frame pointer was pushed below the return address: reading it first lets a reader
+        // that fetches upwards serve both from one fetch.
+        let bp = match self.saved(env, rule.fp, rule.fp_offset, cfa) {
+            Ok(value) => value.unwrap_or(registers.bp),
+            Err(outcome) => return outcome,
+        };
+        let ip = match self.saved(env, rule.ra, rule.ra_offset, cfa) {
+            Ok(Some(value)) => value,
+            Ok(None) => return Outcome::UnsupportedRule,
+            Err(outcome) => return outcome,
+        };
+        self.arrive(ip, cfa, bp, 0)
+    }
+
+    /// The caller's value of a register; Ok(None): it was not saved.
+    #[inline(always)]
+    fn saved<E: Env>(
+        &self,
+        env: &mut E,
+        how: u8,
+        offset: i32,
+        cfa: u64,
+    ) -> Result<Option<u64>, Outcome> {
+        let base = match how {
+            saved::AT_CFA => cfa,
+            saved::AT_BP => self.registers.bp,
+            saved::AT_SP => self.registers.sp,
+            saved::REGISTER => {
+                return match self.general(offset as usize) {
+                    Some(value) => Ok(Some(value)),
+                    None => Err(Outcome::UnsupportedRule),
+                };
+            }
+            _ => return Ok(None),
+        };
+        match env.word(base.wrapping_add_signed(i64::from(offset))) {
+            Some(word) => Ok(Some(word)),
+            None => Err(Outcome::UnreadableStack),
+        }
+    }
+
+    /// A register of the current frame by DWARF number, where it is known.
+    #[inline(always)]
+    fn general(&self, number: usize) -> Option<u64> {
+        match number {
+            DWARF_BP => Some(self.registers.bp),
+            DWARF_SP => Some(self.registers.sp),
+            _ if self.registers.flags & GENERAL_KNOWN != 0 => {
+                Some(self.registers.general[number & (GENERAL_REGISTERS - 1)])
+            }
+            _ => None,
+        }
+    }
+
+    /// Steps over a signal trampoline to what the signal interrupted.
+    #[inline(always)]
+    fn step_signal<E: Env>(&mut self, env: &mut E, rule: &Rule) -> Outcome {
+        let base = self.registers.sp;
+        let bp = env.word(base.wrapping_add_signed(i64::from(rule.fp_offset)));
+        let sp = env.word(base.wrapping_add_signed(i64::from(rule.cfa_offset)));
+        let ip = env.word(base.wrapping_add_signed(i64::from(rule.ra_offset)));
+        let (Some(bp), Some(sp), Some(ip)) = (bp, sp, ip) else {
+            return Outcome::UnreadableStack;
+        };
+        // The interrupted stack may be another one, at any address: no check that sp advances.
+        self.arrive(ip, sp, bp, FRAME_EXACT)
+    }
+
+    /// Steps by the frame pointer, for want of unwind information.
+    #[inline(always)]
+    fn step_by_pointer<E: Env>(&mut self, env: &mut E) -> Outcome {
+        let Registers { sp, bp, flags, .. } = self.registers;
+        if bp == 0 && flags & FRAME_EXACT == 0 {
+            // The ABI asks the outermost frame to clear it (System V ABI x86-64, 3.4.1).
+            return Outcome::Complete;
+        }
+        if bp < sp || bp & 7 != 0 {
+            return Outcome::NoFramePointer;
+        }
+        let (Some(caller_bp), Some(ip)) = (env.word(bp), env.word(bp.wrapping_add(8))) else {
+            return Outcome::UnreadableStack;
+        };
+        self.arrive(ip, bp.wrapping_add(16), caller_bp, FRAME_BY_POINTER)
+    }
+
+    #[inline(always)]
+    fn arrive(&mut self, ip: u64, sp: u64, bp: u64, flags: u64) -> Outcome {
+        if ip == 0 {
+            return Outcome::Complete;
+        }
+        if !(LOWEST_CODE..USER_END).contains(&ip) {
+            return Outcome::UnknownMapping;
+        }
+        self.registers.ip = ip;
+        self.registers.sp = sp;
+        self.registers.bp = bp;
+        self.registers.flags = flags;
+        Outcome::Walking
+    }
+}

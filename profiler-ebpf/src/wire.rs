@@ -252,7 +252,9 @@ pub const FRAME_EXACT: u64 = 1 << 63;
 /// Set in a user frame that was found by frame pointer for want of unwind information.
 pub const FRAME_BY_POINTER: u64 = 1 << 62;
 /// The address bits of a user frame.
-pub const FRAME_ADDRESS: u64 = (1 << 62) - 1;
+pub const FRAME_ADDRESS: u64 = (1 << 61) - 1;
+/// Set in [`Registers::flags`] while `general` holds the registers of the current frame.
+pub const GENERAL_KNOWN: u64 = 1;
 
 /// Registers of a walk at one frame.
 #[repr(C)]
@@ -264,10 +266,9 @@ pub struct Registers {
     pub sp: u64,
     /// Frame pointer.
     pub bp: u64,
-    /// [`FRAME_EXACT`] and [`FRAME_BY_POINTER`] as they belong to `ip`.
+    /// [`FRAME_EXACT`] and [`FRAME_BY_POINTER`] as they belong to `ip`, and [`GENERAL_KNOWN`].
     pub flags: u64,
-    /// General registers by DWARF number; only meaningful while `flags` has [`FRAME_EXACT`] and
-    /// no frame was stepped over yet.
+    /// General registers by DWARF number, while `flags` has [`GENERAL_KNOWN`] (the top frame).
     pub general: [u64; GENERAL_REGISTERS],
 }
 

@@ -7,9 +7,9 @@ use super::{
     loss::{Loss, Truncation},
 };
 
-/// Number of a mapping in its recording.
+/// Number of a module in its recording.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct MappingId(pub u32);
+pub struct ModuleId(pub u32);
 
 /// A frame as a source saw it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -18,11 +18,12 @@ pub enum RawFrame {
     Process(Arc<str>),
     /// The thread, when threads are told apart.
     Thread(Arc<str>),
-    /// A user-space code address in a mapping. The address is the process's own.
+    /// A user-space code address in a module, independent of where a process mapped it.
     User {
-        /// The mapping it lies in.
-        mapping: MappingId,
-        /// The address.
+        /// The module it lies in.
+        module: ModuleId,
+        /// The address: a file offset in a file or the vDSO, the process's own address in
+        /// anonymous memory.
         address: CodeAddress,
     },
     /// A user-space address in no known mapping.

@@ -30,34 +30,23 @@ pub struct Metadata {
     pub frequency: Option<u64>,
 }
 
-/// A file (or the like) that executable code was mapped from.
-#[derive(Debug)]
-pub struct Mapping {
-    /// Process that it belongs to, in the initial PID namespace.
-    pub pid: u32,
-    /// First address of the mapping in the process.
-    pub start: u64,
-    /// Address after the last.
-    pub end: u64,
-    /// File offset of `start`.
-    pub offset: u64,
-    /// What is mapped.
-    pub module: Arc<Module>,
-}
-
 /// What kind of thing was mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ModuleKind {
     /// A file.
     File,
-    /// Memory of no file: code made at run time.
-    Anonymous,
+    /// Memory of no file in this process (of the initial PID namespace): code made at run time.
+    Anonymous {
+        /// The process.
+        pid: u32,
+    },
     /// The kernel's vDSO.
     Vdso,
 }
 
-/// A mapped file, kept open so that it can be symbolized after its process has exited or the path
-/// leads elsewhere. One for each distinct file of a recording.
+/// What executable code was mapped from, kept open so that it can be symbolized after its process
+/// has exited or the path leads elsewhere. One for each distinct file of a recording, and one for
+/// the anonymous memory of each process.
 #[derive(Debug)]
 pub struct Module {
     /// What kind of thing it is.
@@ -81,8 +70,8 @@ pub struct Recording {
     pub metrics: Vec<Metric>,
     /// The stacks. The first frame of each is [`RawFrame::Process`].
     pub stacks: Stacks<RawFrame>,
-    /// The mappings that [`RawFrame::User`] frames point into.
-    pub mappings: Vec<Mapping>,
+    /// The modules that [`RawFrame::User`] frames point into.
+    pub modules: Vec<Arc<Module>>,
     /// What was lost or cut short.
     pub losses: Losses,
     /// Samples that were taken, those of lost stacks included.

@@ -1,3 +1,1 @@
 //! Where samples come from.
-
-pub mod ebpf;

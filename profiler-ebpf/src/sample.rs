@@ -1,0 +1,277 @@
+//! Taking one sample: who runs, its kernel stack, its user stack, and the record.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::bpf_perf_event_data,
+    helpers::generated::{
+        bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_task_btf,
+        bpf_get_smp_processor_id, bpf_get_stack, bpf_ktime_get_ns, bpf_loop,
+        bpf_probe_read_kernel, bpf_probe_read_user, bpf_task_pt_regs,
+    },
+    programs::PerfEventContext,
+};
+use profiler_ebpf::{
+    walk::Walk,
+    wire::{
+        Counter, FRAME_EXACT, GENERAL_KNOWN, MAX_KERNEL_FRAMES, MAX_STACK_COPY, MAX_USER_FRAMES,
+        Outcome, PAYLOAD_WORDS, ProcessMappings, Registers, SampleHeader,
+    },
+};
+
+use crate::{
+    config,
+    maps::{PROCESSES, SAMPLES, SCRATCH, Scratch, count},
+    tables::KernelEnv,
+    targets,
+};
+
+/// `struct pt_regs` of x86-64 (arch/x86/include/asm/ptrace.h).
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct PtRegs {
+    r15: u64,
+    r14: u64,
+    r13: u64,
+    r12: u64,
+    bp: u64,
+    bx: u64,
+    r11: u64,
+    r10: u64,
+    r9: u64,
+    r8: u64,
+    ax: u64,
+    cx: u64,
+    dx: u64,
+    si: u64,
+    di: u64,
+    orig_ax: u64,
+    ip: u64,
+    cs: u64,
+    flags: u64,
+    sp: u64,
+    ss: u64,
+}
+
+/// `PF_KTHREAD` (linux/sched.h).
+const PF_KTHREAD: u32 = 0x0020_0000;
+/// Code segment selector of 32-bit user code (`__USER32_CS`).
+const USER32_CS: u64 = 0x23;
+/// Most bytes copied from the stack at once.
+const COPY_CHUNK: u64 = 4096;
+
+/// Takes a sample of the current task, if it is wanted.
+#[inline(always)]
+pub fn take(ctx: &PerfEventContext) {
+    // SAFETY: helpers without preconditions.
+    let (ids, cpu) = unsafe { (bpf_get_current_pid_tgid(), bpf_get_smp_processor_id()) };
+    let pid = (ids >> 32) as u32;
+    // The idle task is no process.
+    if pid == 0 || !targets::wanted(pid) {
+        return;
+    }
+    count(Counter::Samples, 1);
+    let Some(scratch) = SCRATCH.get_ptr_mut(cpu) else {
+        count(Counter::NoScratch, 1);
+        return;
+    };
+    // SAFETY: the scratch space of this CPU; perf does not run a second program meanwhile.
+    let scratch = unsafe { &mut *scratch };
+    let header = &mut scratch.header;
+    // SAFETY: helper without preconditions.
+    header.time = unsafe { bpf_ktime_get_ns() };
+    header.pid = pid;
+    header.tid = ids as u32;
+    header.cpu = cpu;
+    header.copy_bytes = 0;
+    header.reserved = 0;
+    // SAFETY: writes 16 bytes at the most.
+    unsafe { bpf_get_current_comm(header.comm.as_mut_ptr().cast(), 16) };
+    let kernel_frames = if config::kernel_stacks() { kernel_stack(ctx, scratch) } else { 0 };
+    scratch.header.kernel_frames = kernel_frames;
+    scratch.next = kernel_frames;
+    scratch.outcome = Outcome::NoUserStack as u32;
+    if config::user_stacks() {
+        user_stack(scratch, cpu);
+    }
+    send(scratch);
+}
+
+/// Puts the kernel stack into the payload; gives the number of its frames.
+#[inline(always)]
+fn kernel_stack(ctx: &PerfEventContext, scratch: &mut Scratch) -> u32 {
+    let data = ctx.as_ptr().cast::<bpf_perf_event_data>();
+    // SAFETY: the context of a perf_event program.
+    let user_mode = unsafe { (*data).regs.cs } & 3 != 0;
+    if user_mode {
+        return 0;
+    }
+    // SAFETY: the payload begins with room for MAX_KERNEL_FRAMES words.
+    let bytes = unsafe {
+        bpf_get_stack(
+            ctx.as_ptr(),
+            scratch.words.as_mut_ptr().cast(),
+            (MAX_KERNEL_FRAMES * 8) as u32,
+            0,
+        )
+    };
+    if bytes > 0 && bytes <= (MAX_KERNEL_FRAMES * 8) as i64 { (bytes >> 3) as u32 } else { 0 }
+}
+
+/// Walks the user stack of the current task.
+#[inline(always)]
+fn user_stack(scratch: &mut Scratch, cpu: u32) {
+    // SAFETY: the current task, and `flags` at its offset in this kernel.
+    let (task, task_flags) = unsafe {
+        let task = bpf_get_current_task_btf();
+        (task, (task as *const u8).add(config::task_flags_offset()).cast::<u32>().read())
+    };
+    if task_flags & PF_KTHREAD != 0 {
+        return;
+    }
+    let mut regs = core::mem::MaybeUninit::<PtRegs>::uninit();
+    // SAFETY: the helper gives the registers that the task entered the kernel with; the read
+    // initializes all of `regs` or fails.
+    let regs = unsafe {
+        let source = bpf_task_pt_regs(task);
+        if bpf_probe_read_kernel(
+            regs.as_mut_ptr().cast(),
+            size_of::<PtRegs>() as u32,
+            source as *const c_void,
+        ) != 0
+        {
+            scratch.outcome = Outcome::UnreadableStack as u32;
+            return;
+        }
+        regs.assume_init_ref()
+    };
+    if regs.cs == USER32_CS {
+        scratch.outcome = Outcome::Compat as u32;
+        return;
+    }
+    // SAFETY: the value is copied at once.
+    let mappings = unsafe { PROCESSES.get(&scratch.header.pid) }
+        .copied()
+        .unwrap_or(ProcessMappings { first: 0, len: 0 });
+    scratch.walk = Walk::new(registers(regs), mappings);
+    scratch.window_start = u64::MAX;
+    scratch.outcome = Outcome::Walking as u32;
+    push_frame(scratch);
+    let mut context = cpu;
+    // SAFETY: the callback has the signature that bpf_loop wants, and looks its state up itself.
+    unsafe {
+        bpf_loop(
+            MAX_USER_FRAMES as u32,
+            step as *mut c_void,
+            (&raw mut context).cast(),
+            0,
+        );
+    }
+    if scratch.outcome == Outcome::UnknownMapping as u32
+        || scratch.outcome == Outcome::RowsPending as u32
+    {
+        hand_up(scratch);
+    }
+}
+
+#[inline(always)]
+fn registers(regs: &PtRegs) -> Registers {
+    Registers {
+        ip: regs.ip,
+        sp: regs.sp,
+        bp: regs.bp,
+        flags: FRAME_EXACT | GENERAL_KNOWN,
+        general: [
+            regs.ax, regs.dx, regs.cx, regs.bx, regs.si, regs.di, regs.bp, regs.sp, regs.r8,
+            regs.r9, regs.r10, regs.r11, regs.r12, regs.r13, regs.r14, regs.r15,
+        ],
+    }
+}
+
+/// Records the frame that the walk stands at.
+#[inline(always)]
+fn push_frame(scratch: &mut Scratch) {
+    let next = scratch.next as usize;
+    if next < MAX_KERNEL_FRAMES + 1 + MAX_USER_FRAMES {
+        scratch.words[next] = scratch.walk.frame();
+        scratch.next = next as u32 + 1;
+    }
+}
+
+/// One iteration of the walk, called by `bpf_loop`; 1 ends it.
+#[inline(never)]
+extern "C" fn step(index: u32, cpu: *mut u32) -> i64 {
+    // SAFETY: the context that bpf_loop was given.
+    let Some(scratch) = SCRATCH.get_ptr_mut(unsafe { *cpu }) else {
+        return 1;
+    };
+    let mut env = KernelEnv { scratch };
+    // SAFETY: the scratch space of this CPU.
+    let scratch = unsafe { &mut *scratch };
+    if index >= MAX_USER_FRAMES as u32 - 1 {
+        scratch.outcome = Outcome::TooDeep as u32;
+        return 1;
+    }
+    let outcome = scratch.walk.step(&mut env);
+    if outcome as u32 != Outcome::Walking as u32 {
+        scratch.outcome = outcome as u32;
+        return 1;
+    }
+    push_frame(scratch);
+    0
+}
+
+/// Copies the stack from the current frame on behind the frames, for the host to go on with.
+#[inline(always)]
+fn hand_up(scratch: &mut Scratch) {
+    count(Counter::HandedUp, 1);
+    scratch.header.registers = scratch.walk.registers;
+    let from = scratch.walk.registers.sp;
+    let words = u64::from(scratch.next);
+    let mut copied = 0u64;
+    for _ in 0..MAX_STACK_COPY as u64 / COPY_CHUNK {
+        // Up to the end of a page: a page that cannot be read costs nothing before it.
+        let chunk = COPY_CHUNK - (from.wrapping_add(copied) & (COPY_CHUNK - 1));
+        let at = words * 8 + copied;
+        if at > (PAYLOAD_WORDS * 8) as u64 - COPY_CHUNK || chunk > COPY_CHUNK {
+            break;
+        }
+        // SAFETY: the check above leaves room for a whole chunk.
+        let failed = unsafe {
+            bpf_probe_read_user(
+                scratch.words.as_mut_ptr().cast::<u8>().add(at as usize).cast(),
+                chunk as u32,
+                from.wrapping_add(copied) as *const c_void,
+            )
+        };
+        if failed != 0 {
+            break;
+        }
+        copied += chunk;
+    }
+    scratch.header.copy_bytes = copied as u32;
+}
+
+/// Sends the record.
+#[inline(always)]
+fn send(scratch: &mut Scratch) {
+    let header = &mut scratch.header;
+    header.outcome = scratch.outcome;
+    header.user_frames = scratch.next - header.kernel_frames;
+    count(Counter::Frames, u64::from(header.user_frames));
+    let size = SampleHeader::WORDS as u64 * 8
+        + u64::from(scratch.next) * 8
+        + u64::from(header.copy_bytes);
+    if size > ((SampleHeader::WORDS + PAYLOAD_WORDS) * 8) as u64 {
+        count(Counter::RingFull, 1);
+        return;
+    }
+    // SAFETY: header and payload lie behind each other, and `size` does not exceed them.
+    let record = unsafe {
+        core::slice::from_raw_parts((&raw const *scratch).cast::<u8>(), size as usize)
+    };
+    if SAMPLES.output_untyped::<[u8]>(record, 0).is_err() {
+        count(Counter::RingFull, 1);
+    }
+}

@@ -1,0 +1,81 @@
+//! The walker's view of the maps and of user memory.
+
+use aya_ebpf::helpers::generated::bpf_probe_read_user;
+use profiler_ebpf::{
+    walk::Env,
+    wire::{Mapping, PageRows, Row, Rule, SEGMENT_ROWS},
+};
+
+use crate::maps::{MAPPINGS, PAGES, RULES, SEGMENTS, Scratch, WINDOW_WORDS};
+
+/// Tables in BPF maps, stack words through the window in the scratch space.
+pub struct KernelEnv {
+    /// Of this CPU.
+    pub scratch: *mut Scratch,
+}
+
+impl Env for KernelEnv {
+    type Segment = *const u32;
+
+    #[inline(always)]
+    fn mapping(&self, index: u32) -> Option<&Mapping> {
+        MAPPINGS.get(index)
+    }
+
+    #[inline(always)]
+    fn page(&self, index: u32) -> Option<PageRows> {
+        PAGES.get(index).copied()
+    }
+
+    #[inline(always)]
+    fn segment(&self, number: u16) -> Option<Self::Segment> {
+        SEGMENTS.get_value(u32::from(number), &0).map(|rows| rows.as_ptr())
+    }
+
+    #[inline(always)]
+    fn row(&self, segment: Self::Segment, index: u32) -> Row {
+        let index = index as usize & (SEGMENT_ROWS - 1);
+        // SAFETY: a segment has SEGMENT_ROWS rows.
+        Row(unsafe { *segment.add(index) })
+    }
+
+    #[inline(always)]
+    fn rule(&self, number: u32) -> Option<&Rule> {
+        RULES.get(number)
+    }
+
+    #[inline(always)]
+    fn word(&mut self, address: u64) -> Option<u64> {
+        // SAFETY: the scratch space of this CPU, which nothing else uses meanwhile.
+        let scratch = unsafe { &mut *self.scratch };
+        let offset = address.wrapping_sub(scratch.window_start);
+        if offset <= ((WINDOW_WORDS - 1) * 8) as u64 && offset & 7 == 0 {
+            return Some(scratch.window[(offset >> 3) as usize & (WINDOW_WORDS - 1)]);
+        }
+        fetch(scratch, address)
+    }
+}
+
+/// Reads the word at an address, with those above it into the window when all are readable.
+#[inline(always)]
+fn fetch(scratch: &mut Scratch, address: u64) -> Option<u64> {
+    // SAFETY: the helper writes the size it is given into the window and never faults.
+    let failed = unsafe {
+        bpf_probe_read_user(
+            scratch.window.as_mut_ptr().cast(),
+            (WINDOW_WORDS * 8) as u32,
+            address as *const _,
+        )
+    };
+    if failed == 0 {
+        scratch.window_start = address;
+        return Some(scratch.window[0]);
+    }
+    // Near the end of the stack: just the word. The failed read has zeroed the window.
+    scratch.window_start = u64::MAX;
+    let mut word = 0u64;
+    // SAFETY: as above, into one local word.
+    let failed =
+        unsafe { bpf_probe_read_user((&raw mut word).cast(), 8, address as *const _) };
+    (failed == 0).then_some(word)
+}

@@ -1,1 +1,0 @@
-//! The native engine: aya programs that sample and walk stacks in the kernel.

@@ -1,0 +1,450 @@
+//! The walker's tables as user space fills them: rules, row segments, the page index and the
+//! mappings of processes, with the bookkeeping of what is free.
+//!
+//! The memory behind them is a [`Storage`]: BPF maps that the kernel side reads at the same time,
+//! or plain vectors. Nothing that a reader may still look at is overwritten: an extent that was
+//! given back is used again only after [`Tables::settle`] was called twice, which callers do once
+//! per round of draining (a walk takes microseconds, a round milliseconds).
+
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{Ordering, fence},
+};
+
+use profiler_ebpf::{
+    walk::Env,
+    wire::{
+        MAX_RULES, MAX_SEGMENTS, Mapping, PageRows, ProcessMappings, Row, Rule, SEGMENT_ROWS,
+        TEXT_PAGE, TEXT_PAGE_SHIFT,
+    },
+};
+use rustc_hash::FxHashMap;
+
+use crate::unwind::{TextRange, UnwindRows};
+
+/// Memory for the tables.
+pub trait Storage {
+    /// The page index.
+    fn pages(&mut self) -> &mut [PageRows];
+    /// The rules.
+    fn rules(&mut self) -> &mut [Rule];
+    /// The mapping table.
+    fn mappings(&mut self) -> &mut [Mapping];
+    /// One row segment that exists already, [`SEGMENT_ROWS`] rows.
+    fn segment(&mut self, number: usize) -> Option<&mut [Row]>;
+    /// Makes the next row segment, of this number.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses the memory.
+    fn add_segment(&mut self, number: usize) -> anyhow::Result<()>;
+    /// Tells the kernel side where a process's mappings are now; None: it is gone. False: the
+    /// table of processes is full.
+    fn publish(&mut self, pid: u32, mappings: Option<ProcessMappings>) -> bool;
+
+    /// The page index, to read.
+    fn pages_ref(&self) -> &[PageRows];
+    /// The rules, to read.
+    fn rules_ref(&self) -> &[Rule];
+    /// The mapping table, to read.
+    fn mappings_ref(&self) -> &[Mapping];
+    /// A row segment, to read.
+    fn segment_ref(&self, number: usize) -> Option<&[Row]>;
+}
+
+/// Why rows could not be installed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TableFull {
+    /// No row segment has room.
+    #[error("the unwind row table is full")]
+    Rows,
+    /// No more rules.
+    #[error("the unwind rule table is full")]
+    Rules,
+    /// No room in the page index.
+    #[error("the page index is full")]
+    Pages,
+    /// No room in the mapping table, or too many mappings in one process.
+    #[error("the mapping table is full")]
+    Mappings,
+}
+
+/// A run of entries in one table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Extent {
+    start: u32,
+    len: u32,
+}
+
+/// Free runs by start: first fit, neighbours merge.
+#[derive(Clone, Debug, Default)]
+struct FreeList {
+    runs: BTreeMap<u32, u32>,
+    resting: [Vec<Extent>; 2],
+}
+
+impl FreeList {
+    fn new(len: u32) -> Self {
+        Self { runs: BTreeMap::from([(0, len)]), resting: Default::default() }
+    }
+
+    fn take(&mut self, len: u32) -> Option<Extent> {
+        let (start, run) = self.runs.iter().find(|(_, run)| **run >= len).map(|(s, r)| (*s, *r))?;
+        self.runs.remove(&start);
+        if run > len {
+            self.runs.insert(start + len, run - len);
+        }
+        Some(Extent { start, len })
+    }
+
+    /// Gives an extent back, to be free after two more calls of `settle`.
+    fn rest(&mut self, extent: Extent) {
+        if extent.len > 0 {
+            self.resting[0].push(extent);
+        }
+    }
+
+    fn settle(&mut self) {
+        for extent in std::mem::take(&mut self.resting[1]) {
+            self.free(extent);
+        }
+        self.resting.swap(0, 1);
+    }
+
+    fn free(&mut self, Extent { mut start, mut len }: Extent) {
+        if let Some((before, run)) = self.runs.range(..start).next_back().map(|(s, r)| (*s, *r))
+            && before + run == start
+        {
+            self.runs.remove(&before);
+            start = before;
+            len += run;
+        }
+        if let Some(run) = self.runs.remove(&(start + len)) {
+            len += run;
+        }
+        self.runs.insert(start, len);
+    }
+}
+
+/// Where the rows of one file are installed.
+#[derive(Clone, Debug, Default)]
+pub struct FileTables {
+    text: Vec<(TextRange, Extent)>,
+    rows: Vec<(u16, Extent)>,
+}
+
+impl FileTables {
+    /// The page index entry for the page of text at a file offset; None: not in the text.
+    #[must_use]
+    pub fn first_page(&self, file_offset: u64) -> Option<u32> {
+        self.text.iter().find_map(|(range, extent)| {
+            let page_offset = range.offset & !(TEXT_PAGE - 1);
+            let page = u32::try_from(file_offset.checked_sub(page_offset)? >> TEXT_PAGE_SHIFT);
+            page.ok().filter(|page| *page < extent.len).map(|page| extent.start + page)
+        })
+    }
+
+    /// How many rows are installed.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        self.rows.iter().map(|(_, extent)| u64::from(extent.len)).sum()
+    }
+}
+
+/// The tables.
+pub struct Tables<S> {
+    storage: S,
+    rule_numbers: FxHashMap<Rule, u16>,
+    segments: Vec<FreeList>,
+    pages: FreeList,
+    mappings: FreeList,
+    rows: u64,
+}
+
+impl<S: Storage> Tables<S> {
+    /// Empty tables.
+    pub fn new(mut storage: S) -> Self {
+        storage.rules()[0] = Rule::NONE;
+        let pages = FreeList::new(len32(storage.pages().len()));
+        let mappings = FreeList::new(len32(storage.mappings().len()));
+        Self {
+            storage,
+            rule_numbers: FxHashMap::from_iter([(Rule::NONE, 0)]),
+            segments: Vec::new(),
+            pages,
+            mappings,
+            rows: 0,
+        }
+    }
+
+    /// Rows installed now.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Rules in use.
+    pub fn rules(&self) -> usize {
+        self.rule_numbers.len()
+    }
+
+    /// The memory behind the tables.
+    pub fn storage(&self) -> &S {
+        &self.storage
+    }
+
+    /// Installs the rows of a file.
+    ///
+    /// # Errors
+    ///
+    /// Which table is full; nothing is installed then.
+    pub fn install(&mut self, compiled: &UnwindRows) -> Result<FileTables, TableFull> {
+        let mut file = FileTables::default();
+        match self.fill(compiled, &mut file) {
+            Ok(()) => {
+                fence(Ordering::Release);
+                self.rows += file.rows();
+                Ok(file)
+            }
+            Err(full) => {
+                self.give_back(&file);
+                Err(full)
+            }
+        }
+    }
+
+    /// Gives the room of a file back.
+    pub fn remove(&mut self, file: &FileTables) {
+        self.rows -= file.rows();
+        self.give_back(file);
+    }
+
+    fn give_back(&mut self, file: &FileTables) {
+        for (_, extent) in &file.text {
+            self.pages.rest(*extent);
+        }
+        for (segment, extent) in &file.rows {
+            self.segments[usize::from(*segment)].rest(*extent);
+        }
+    }
+
+    fn fill(&mut self, compiled: &UnwindRows, file: &mut FileTables) -> Result<(), TableFull> {
+        let rules = self.number_rules(&compiled.rules)?;
+        for range in &compiled.text {
+            let first = range.address & !(TEXT_PAGE - 1);
+            let pages = (range.address + range.size).saturating_sub(first).div_ceil(TEXT_PAGE);
+            let pages = u32::try_from(pages).map_err(|_| TableFull::Pages)?;
+            let extent = self.pages.take(pages).ok_or(TableFull::Pages)?;
+            file.text.push((range.clone(), extent));
+            let mut at = compiled.rows.partition_point(|row| row.address < first);
+            let mut packed = Packed::default();
+            for page in 0..pages {
+                let start = first + u64::from(page) * TEXT_PAGE;
+                let end = start + TEXT_PAGE;
+                let stop = at + compiled.rows[at..].partition_point(|row| row.address < end);
+                let carried = at.checked_sub(1).map_or(0, |before| compiled.rows[before].rule);
+                packed.page(start, carried, &compiled.rows[at..stop], &rules);
+                at = stop;
+            }
+            self.place(&packed, extent, file)?;
+        }
+        Ok(())
+    }
+
+    /// Copies packed pages into segments, as many to a segment as fit.
+    fn place(
+        &mut self,
+        packed: &Packed,
+        extent: Extent,
+        file: &mut FileTables,
+    ) -> Result<(), TableFull> {
+        let mut page = 0;
+        let mut row = 0usize;
+        while page < packed.lens.len() {
+            let mut batch = 0usize;
+            let mut last = page;
+            while last < packed.lens.len() {
+                let len = usize::from(packed.lens[last]);
+                if batch + len > SEGMENT_ROWS / 4 {
+                    break;
+                }
+                batch += len;
+                last += 1;
+            }
+            let (segment, rows) = self.take_rows(len32(batch))?;
+            file.rows.push((segment, rows));
+            if let Some(target) = self.storage.segment(usize::from(segment)) {
+                let start = rows.start as usize;
+                target[start..start + batch].copy_from_slice(&packed.rows[row..row + batch]);
+            }
+            let mut start = rows.start;
+            for number in page..last {
+                let len = packed.lens[number];
+                let entry = PageRows { segment, len, start };
+                self.storage.pages()[extent.start as usize + number] = entry;
+                start += u32::from(len);
+            }
+            row += batch;
+            page = last;
+        }
+        Ok(())
+    }
+
+    fn take_rows(&mut self, len: u32) -> Result<(u16, Extent), TableFull> {
+        for (number, free) in self.segments.iter_mut().enumerate() {
+            if let Some(extent) = free.take(len) {
+                return Ok((number as u16, extent));
+            }
+        }
+        let number = self.segments.len();
+        if number == MAX_SEGMENTS || self.storage.add_segment(number).is_err() {
+            return Err(TableFull::Rows);
+        }
+        let mut free = FreeList::new(len32(SEGMENT_ROWS));
+        let extent = free.take(len).ok_or(TableFull::Rows)?;
+        self.segments.push(free);
+        Ok((number as u16, extent))
+    }
+
+    fn number_rules(&mut self, rules: &[Rule]) -> Result<Vec<u16>, TableFull> {
+        let mut numbers = Vec::with_capacity(rules.len());
+        for rule in rules {
+            if let Some(number) = self.rule_numbers.get(rule) {
+                numbers.push(*number);
+                continue;
+            }
+            let number = self.rule_numbers.len();
+            if number >= MAX_RULES.min(self.storage.rules().len()) {
+                return Err(TableFull::Rules);
+            }
+            self.storage.rules()[number] = *rule;
+            self.rule_numbers.insert(*rule, number as u16);
+            numbers.push(number as u16);
+        }
+        Ok(numbers)
+    }
+
+    /// Puts a process's mappings (sorted by start) into the mapping table and tells the kernel
+    /// side. Gives what to hand to [`Self::unpublish`] later.
+    ///
+    /// # Errors
+    ///
+    /// [`TableFull::Mappings`].
+    pub fn publish(
+        &mut self,
+        pid: u32,
+        before: Option<ProcessMappings>,
+        mappings: &[Mapping],
+    ) -> Result<ProcessMappings, TableFull> {
+        if mappings.len() > profiler_ebpf::wire::MAX_PROCESS_MAPPINGS as usize {
+            return Err(TableFull::Mappings);
+        }
+        let len = len32(mappings.len());
+        let extent = self.mappings.take(len.max(1)).ok_or(TableFull::Mappings)?;
+        let start = extent.start as usize;
+        self.storage.mappings()[start..start + mappings.len()].copy_from_slice(mappings);
+        fence(Ordering::Release);
+        let entry = ProcessMappings { first: extent.start, len };
+        if !self.storage.publish(pid, Some(entry)) {
+            self.mappings.rest(extent);
+            return Err(TableFull::Mappings);
+        }
+        if let Some(before) = before {
+            self.rest_mappings(before);
+        }
+        Ok(entry)
+    }
+
+    /// Takes a process's mappings out again.
+    pub fn unpublish(&mut self, pid: u32, before: ProcessMappings) {
+        self.storage.publish(pid, None);
+        self.rest_mappings(before);
+    }
+
+    fn rest_mappings(&mut self, entry: ProcessMappings) {
+        self.mappings.rest(Extent { start: entry.first, len: entry.len.max(1) });
+    }
+
+    /// One round has passed: what was given back two rounds ago is free.
+    pub fn settle(&mut self) {
+        self.pages.settle();
+        self.mappings.settle();
+        for segment in &mut self.segments {
+            segment.settle();
+        }
+    }
+
+    /// The walker's view, for a walk on the host over mappings of its own and a memory reader.
+    pub fn env<'a, M>(&'a self, mappings: &'a [Mapping], memory: M) -> HostEnv<'a, S, M> {
+        HostEnv { storage: &self.storage, mappings, memory }
+    }
+}
+
+/// Rows of a text range, page by page.
+#[derive(Default)]
+struct Packed {
+    rows: Vec<Row>,
+    lens: Vec<u16>,
+}
+
+impl Packed {
+    /// Packs a page: `carried` is the rule that holds at its start.
+    fn page(
+        &mut self,
+        start: u64,
+        carried: u32,
+        rows: &[crate::unwind::RowAt],
+        numbers: &[u16],
+    ) {
+        let before = self.rows.len();
+        if rows.first().is_none_or(|row| row.address > start) {
+            self.rows.push(Row::new(0, numbers[carried as usize]));
+        }
+        for row in rows {
+            self.rows.push(Row::new((row.address - start) as u16, numbers[row.rule as usize]));
+        }
+        let packed = &self.rows[before..];
+        if packed.iter().all(|row| row.rule() == 0) {
+            self.rows.truncate(before);
+        }
+        self.lens.push((self.rows.len() - before) as u16);
+    }
+}
+
+fn len32(len: usize) -> u32 {
+    u32::try_from(len).unwrap_or(u32::MAX)
+}
+
+/// [`Env`] on the host: the tables, mappings of one process and its memory as a closure.
+pub struct HostEnv<'a, S, M> {
+    storage: &'a S,
+    mappings: &'a [Mapping],
+    memory: M,
+}
+
+impl<'a, S: Storage, M: FnMut(u64) -> Option<u64>> Env for HostEnv<'a, S, M> {
+    type Segment = &'a [Row];
+
+    fn mapping(&self, index: u32) -> Option<&Mapping> {
+        self.mappings.get(index as usize)
+    }
+
+    fn page(&self, index: u32) -> Option<PageRows> {
+        self.storage.pages_ref().get(index as usize).copied()
+    }
+
+    fn segment(&self, number: u16) -> Option<Self::Segment> {
+        self.storage.segment_ref(usize::from(number))
+    }
+
+    fn row(&self, segment: Self::Segment, index: u32) -> Row {
+        segment[index as usize & (SEGMENT_ROWS - 1)]
+    }
+
+    fn rule(&self, number: u32) -> Option<&Rule> {
+        self.storage.rules_ref().get(number as usize)
+    }
+
+    fn word(&mut self, address: u64) -> Option<u64> {
+        (self.memory)(address)
+    }
+}
