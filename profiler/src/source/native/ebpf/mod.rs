@@ -1,0 +1,8 @@
+//! The eBPF engine: samples are taken and stacks walked in the kernel.
+//!
+//! [`load`] brings the programs and maps in and attaches them, [`mapped`] is the tables' memory,
+//! [`btf`] finds the kernel's field offsets.
+
+pub mod btf;
+pub mod load;
+pub mod mapped;
