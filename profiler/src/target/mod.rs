@@ -3,3 +3,4 @@
 //! * [`process`] reads `/proc`, below a root that tests can choose.
 
 pub mod process;
+pub mod vdso;

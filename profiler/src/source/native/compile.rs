@@ -8,12 +8,13 @@ use std::{
     thread,
 };
 
-use super::{open, wake::Wake};
+use super::open;
 use crate::{
     model::{
         frame::ModuleId,
         profile::{Module, ModuleKind},
     },
+    source::session::Wake,
     target::vdso,
     unwind::{self, UnwindRows},
 };

@@ -265,9 +265,11 @@ impl Processes {
         let module = modules.find(&Place { pid, start, end, identity, path });
         let process = self.processes.entry(pid).or_insert_with(|| Process::new("?".into()));
         let region = Region { start, end, offset, module };
-        if process.regions.binary_search_by_key(&start, |r| r.start).is_ok_and(|at| {
-            process.regions[at] == region
-        }) {
+        if process
+            .regions
+            .binary_search_by_key(&start, |r| r.start)
+            .is_ok_and(|at| process.regions[at] == region)
+        {
             return;
         }
         modules.hold(module);

@@ -3,12 +3,6 @@
 
 use std::sync::Arc;
 
-use profiler_ebpf::{
-    walk::Walk,
-    wire::{
-        FRAME_ADDRESS, FRAME_BY_POINTER, FRAME_EXACT, MAX_USER_FRAMES, Outcome, ProcessMappings,
-    },
-};
 use super::{
     modules::{Modules, Rows},
     processes::{NewMapping, Processes, Regions, region_at, wire_mappings},
@@ -22,6 +16,12 @@ use crate::model::{
     loss::{Loss, Losses, Truncation},
     profile::{Module, ModuleKind},
     stacks::Stacks,
+};
+use profiler_ebpf::{
+    walk::Walk,
+    wire::{
+        FRAME_ADDRESS, FRAME_BY_POINTER, FRAME_EXACT, MAX_USER_FRAMES, Outcome, ProcessMappings,
+    },
 };
 
 /// Records younger than this may still be on their way into another CPU's buffer.
@@ -72,12 +72,7 @@ pub struct Recorder<S> {
 impl<S: Storage> Recorder<S> {
     /// Nothing recorded yet.
     #[must_use]
-    pub fn new(
-        tables: Tables<S>,
-        modules: Modules,
-        processes: Processes,
-        threads: bool,
-    ) -> Self {
+    pub fn new(tables: Tables<S>, modules: Modules, processes: Processes, threads: bool) -> Self {
         Self {
             tables,
             modules,
@@ -213,9 +208,7 @@ impl<S: Storage> Recorder<S> {
             Walk::new(registers, ProcessMappings { first: 0, len: mappings.len() as u32 });
         let mut beyond = None;
         let mut frames = std::mem::take(&mut sample.user);
-        let memory = |address| {
-            sample.word(address).map_err(|error| beyond = Some(error)).ok()
-        };
+        let memory = |address| sample.word(address).map_err(|error| beyond = Some(error)).ok();
         let mut env = self.tables.env(&mappings, memory);
         let outcome = loop {
             match walk.step(&mut env) {

@@ -162,9 +162,17 @@ impl FileTables {
         let mut pieces: Vec<Piece> = Vec::new();
         for (from, to, first, page) in overlaps {
             // What a larger overlap has taken is at one end of it.
-            let from = pieces.iter().map(|p| p.end).filter(|end| *end > from && *end <= to).max()
+            let from = pieces
+                .iter()
+                .map(|p| p.end)
+                .filter(|end| *end > from && *end <= to)
+                .max()
                 .unwrap_or(from);
-            let to = pieces.iter().map(|p| p.start).filter(|s| *s < to && *s >= from).min()
+            let to = pieces
+                .iter()
+                .map(|p| p.start)
+                .filter(|s| *s < to && *s >= from)
+                .min()
                 .unwrap_or(to);
             if from < to && !pieces.iter().any(|p| p.start <= from && to <= p.end) {
                 let page = page + ((from - first) >> TEXT_PAGE_SHIFT) as u32;
@@ -443,13 +451,7 @@ struct Packed {
 
 impl Packed {
     /// Packs a page: `carried` is the rule that holds at its start.
-    fn page(
-        &mut self,
-        start: u64,
-        carried: u32,
-        rows: &[crate::unwind::RowAt],
-        numbers: &[u16],
-    ) {
+    fn page(&mut self, start: u64, carried: u32, rows: &[crate::unwind::RowAt], numbers: &[u16]) {
         let before = self.rows.len();
         if rows.first().is_none_or(|row| row.address > start) {
             self.rows.push(Row::new(0, numbers[carried as usize]));

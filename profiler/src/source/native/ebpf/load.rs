@@ -9,8 +9,11 @@ use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::{ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
     programs::{
-        BtfTracePoint, PerfEvent, PerfEventConfig, PerfEventScope, ProgramError, SamplePolicy,
-        perf_event::{HardwareEvent, SoftwareEvent},
+        BtfTracePoint, PerfEvent, Program, ProgramError,
+        perf_event::{
+            HardwareEvent, PerfEventConfig, PerfEventLinkId, PerfEventScope, SamplePolicy,
+            SoftwareEvent,
+        },
     },
     sys::{Stats, enable_stats},
 };
@@ -27,11 +30,16 @@ use crate::source::native::Scope;
 static OBJECT: &[u8] =
     aya::include_bytes_aligned!("../../../../../profiler-ebpf/flame-graph.bpf.o");
 
+/// The sampling program.
+const SAMPLE: &str = "sample_cpu";
+
 /// Why the engine could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The kernel's type information.
-    #[error("cannot read the kernel's type information /sys/kernel/btf/vmlinux: {0}; the eBPF engine needs a kernel with CONFIG_DEBUG_INFO_BTF")]
+    #[error(
+        "cannot read the kernel's type information /sys/kernel/btf/vmlinux: {0}; the eBPF engine needs a kernel with CONFIG_DEBUG_INFO_BTF"
+    )]
     NoBtf(#[source] io::Error),
     /// A field that is not there.
     #[error(transparent)]
@@ -96,6 +104,7 @@ pub struct Engine {
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
     map_fds: Vec<i32>,
     stats: Option<OwnedFd>,
+    links: Vec<PerfEventLinkId>,
     /// The event that is sampled: `cycles` or `cpu-clock`.
     pub event: &'static str,
 }
@@ -154,8 +163,9 @@ impl Engine {
         // The map of messages is not there when no program logs anything.
         let logger = EbpfLogger::init(&mut ebpf).ok();
         let stats = settings.measure.then(|| enable_stats(Stats::RunTime).ok()).flatten();
+        let links = Vec::new();
         let event = "cpu-clock";
-        Ok((Self { ebpf, samples, counts, targets, logger, map_fds, stats, event }, tables))
+        Ok((Self { ebpf, samples, counts, targets, logger, map_fds, stats, links, event }, tables))
     }
 
     /// Makes a process a target.
@@ -176,25 +186,29 @@ impl Engine {
         if matches!(settings.scope, Scope::Processes { children: true, .. }) {
             self.follow_forks()?;
         }
-        let name = "sample_cpu";
-        let failed = |source| LoadError::Program { program: name, source };
-        let program = self.ebpf.program_mut(name).ok_or(LoadError::Missing(name))?;
+        let failed = |source| LoadError::Program { program: SAMPLE, source };
+        let program = self.ebpf.program_mut(SAMPLE).ok_or(LoadError::Missing(SAMPLE))?;
         let program: &mut PerfEvent = program.try_into().map_err(failed)?;
         program.load().map_err(failed)?;
         let policy = SamplePolicy::Frequency(settings.frequency);
+        let mut events = vec![
+            ("cycles", PerfEventConfig::Hardware(HardwareEvent::CpuCycles)),
+            ("cpu-clock", PerfEventConfig::Software(SoftwareEvent::CpuClock)),
+        ];
         for cpu in cpus {
             let scope = PerfEventScope::AllProcessesOneCpu { cpu: *cpu };
-            let cycles = PerfEventConfig::Hardware(HardwareEvent::CpuCycles);
-            // Where the first CPU has no counter none has.
-            if (self.event == "cycles" || *cpu == cpus[0])
-                && program.attach(cycles, scope, policy, false).is_ok()
-            {
-                self.event = "cycles";
-                continue;
-            }
-            let clock = PerfEventConfig::Software(SoftwareEvent::CpuClock);
-            program.attach(clock, scope, policy, false).map_err(failed)?;
+            let link = loop {
+                let (_, event) = &events[0];
+                match program.attach(event.clone(), scope, policy, false) {
+                    Ok(link) => break link,
+                    // A virtual machine has no counter of cycles as a rule.
+                    Err(_) if events.len() > 1 => drop(events.remove(0)),
+                    Err(error) => return Err(failed(error)),
+                }
+            };
+            self.links.push(link);
         }
+        self.event = events[0].0;
         Ok(())
     }
 
@@ -211,10 +225,11 @@ impl Engine {
 
     /// Stops sampling; what was sampled can still be read.
     pub fn detach(&mut self) {
-        for name in ["sample_cpu", "follow_fork"] {
-            if let Some(program) = self.ebpf.program_mut(name) {
-                // A program that was never loaded has nothing to unload.
-                let _ = program.unload_if_loaded();
+        let links = std::mem::take(&mut self.links);
+        if let Some(Program::PerfEvent(program)) = self.ebpf.program_mut(SAMPLE) {
+            for link in links {
+                // A link that is gone already does not sample, either.
+                let _ = program.detach(link);
             }
         }
     }
@@ -245,11 +260,8 @@ impl Engine {
     #[must_use]
     pub fn run_stats(&self) -> Option<RunStats> {
         self.stats.as_ref()?;
-        let fd = self.ebpf.program("sample_cpu")?.fd().ok()?.as_fd().as_raw_fd();
-        Some(RunStats {
-            runs: fdinfo(fd, "run_cnt")?,
-            nanoseconds: fdinfo(fd, "run_time_ns")?,
-        })
+        let fd = self.ebpf.program(SAMPLE)?.fd().ok()?.as_fd().as_raw_fd();
+        Some(RunStats { runs: fdinfo(fd, "run_cnt")?, nanoseconds: fdinfo(fd, "run_time_ns")? })
     }
 
     /// The descriptor to poll for samples.
@@ -320,6 +332,5 @@ fn raw_fd(map: &Map) -> Option<i32> {
 /// A number from the kernel's description of one of our descriptors.
 fn fdinfo(fd: i32, key: &str) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
-    text.lines()
-        .find_map(|line| line.strip_prefix(key)?.strip_prefix(':')?.trim().parse().ok())
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')?.trim().parse().ok())
 }
