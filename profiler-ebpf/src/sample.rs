@@ -7,8 +7,8 @@ use aya_ebpf::{
     bindings::bpf_perf_event_data,
     helpers::generated::{
         bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_task_btf,
-        bpf_get_smp_processor_id, bpf_get_stack, bpf_ktime_get_ns, bpf_loop,
-        bpf_probe_read_kernel, bpf_probe_read_user, bpf_task_pt_regs,
+        bpf_get_smp_processor_id, bpf_get_stack, bpf_ktime_get_ns, bpf_loop, bpf_probe_read_kernel,
+        bpf_probe_read_user, bpf_task_pt_regs,
     },
     programs::PerfEventContext,
 };
@@ -161,12 +161,7 @@ fn user_stack(scratch: &mut Scratch, cpu: u32) {
     let mut context = cpu;
     // SAFETY: the callback has the signature that bpf_loop wants, and looks its state up itself.
     unsafe {
-        bpf_loop(
-            MAX_USER_FRAMES as u32,
-            step as *mut c_void,
-            (&raw mut context).cast(),
-            0,
-        );
+        bpf_loop(MAX_USER_FRAMES as u32, step as *mut c_void, (&raw mut context).cast(), 0);
     }
     if scratch.outcome == Outcome::UnknownMapping as u32
         || scratch.outcome == Outcome::RowsPending as u32
@@ -260,17 +255,15 @@ fn send(scratch: &mut Scratch) {
     header.outcome = scratch.outcome;
     header.user_frames = scratch.next - header.kernel_frames;
     count(Counter::Frames, u64::from(header.user_frames));
-    let size = SampleHeader::WORDS as u64 * 8
-        + u64::from(scratch.next) * 8
-        + u64::from(header.copy_bytes);
+    let size =
+        SampleHeader::WORDS as u64 * 8 + u64::from(scratch.next) * 8 + u64::from(header.copy_bytes);
     if size > ((SampleHeader::WORDS + PAYLOAD_WORDS) * 8) as u64 {
         count(Counter::RingFull, 1);
         return;
     }
     // SAFETY: header and payload lie behind each other, and `size` does not exceed them.
-    let record = unsafe {
-        core::slice::from_raw_parts((&raw const *scratch).cast::<u8>(), size as usize)
-    };
+    let record =
+        unsafe { core::slice::from_raw_parts((&raw const *scratch).cast::<u8>(), size as usize) };
     if SAMPLES.output_untyped::<[u8]>(record, 0).is_err() {
         count(Counter::RingFull, 1);
     }

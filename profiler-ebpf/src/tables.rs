@@ -75,7 +75,6 @@ fn fetch(scratch: &mut Scratch, address: u64) -> Option<u64> {
     scratch.window_start = u64::MAX;
     let mut word = 0u64;
     // SAFETY: as above, into one local word.
-    let failed =
-        unsafe { bpf_probe_read_user((&raw mut word).cast(), 8, address as *const _) };
+    let failed = unsafe { bpf_probe_read_user((&raw mut word).cast(), 8, address as *const _) };
     (failed == 0).then_some(word)
 }
