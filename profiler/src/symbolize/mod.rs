@@ -3,6 +3,7 @@
 //! * User code: the symbol tables ([`elf`]) and the debug information ([`dwarf`]) of the mapped
 //!   file itself, read through the handle that was opened while its process lived ([`image`]).
 //! * The vDSO and the kernel ([`kernel`]): from the running kernel.
+//! * Code made at run time ([`jit`]): from the files that its process wrote.
 //!
 //! A file that is missing or broken costs only its own names: frames without one read
 //! `[module+0xoffset]`.
@@ -10,6 +11,7 @@
 pub mod dwarf;
 pub mod elf;
 pub mod image;
+pub mod jit;
 pub mod kernel;
 mod module;
 pub mod names;
@@ -128,7 +130,7 @@ impl Names {
             while let Some((id, addresses)) = wanted.user.get(next.fetch_add(1, Ordering::Relaxed))
             {
                 let Some(module) = modules.get(id.0 as usize) else { continue };
-                let found = user_frames(module, addresses, options);
+                let found = user_frames(module, addresses, modules, options);
                 let mut user = user.lock().unwrap_or_else(PoisonError::into_inner);
                 user.extend(found.into_iter().map(|(address, frames)| ((*id, address), frames)));
             }
@@ -185,7 +187,12 @@ impl Names {
 }
 
 /// The frames of each address of a module that has names.
-fn user_frames(module: &Module, addresses: &[u64], options: &Options) -> Vec<(u64, Vec<Frame>)> {
+fn user_frames(
+    module: &Module,
+    addresses: &[u64],
+    modules: &[Arc<Module>],
+    options: &Options,
+) -> Vec<(u64, Vec<Frame>)> {
     // The file is somebody else's: should a parser panic over it, its names are lost, no more.
     let chains = catch_unwind(AssertUnwindSafe(|| match module.kind {
         ModuleKind::File => module::resolve(module, addresses, options),
@@ -193,21 +200,28 @@ fn user_frames(module: &Module, addresses: &[u64], options: &Options) -> Vec<(u6
             Ok(image) => module::resolve_image(&image, module, addresses, options),
             Err(_) => Vec::new(),
         },
-        ModuleKind::Anonymous { .. } => Vec::new(),
+        ModuleKind::Anonymous { pid } => {
+            let names = jit::names(pid, addresses, &options.proc_root, modules);
+            names.into_iter().map(|name| name.iter().map(|n| Named::made(n)).collect()).collect()
+        }
     }));
     let name: Arc<str> = names::file_name(&module.path).into();
     let named = addresses.iter().zip(chains.unwrap_or_default());
     let named = named.filter(|(_, chain)| !chain.is_empty());
-    named.map(|(address, chain)| (*address, native_frames(chain, &name))).collect()
+    let kind = match module.kind {
+        ModuleKind::Anonymous { .. } => FrameKind::Jit,
+        _ => FrameKind::Native,
+    };
+    named.map(|(address, chain)| (*address, frames(chain, kind, &name))).collect()
 }
 
-fn native_frames(chain: Chain, module: &Arc<str>) -> Vec<Frame> {
+fn frames(chain: Chain, kind: FrameKind, module: &Arc<str>) -> Vec<Frame> {
     let frame = |(level, named): (usize, Named)| Frame {
         inlined: level > 0,
-        module: Some(Arc::clone(module)),
+        module: (kind == FrameKind::Native).then(|| Arc::clone(module)),
         file: named.position.file.map(Into::into),
         line: named.position.line,
-        ..Frame::symbol(named.name, FrameKind::Native)
+        ..Frame::symbol(named.name, kind)
     };
     chain.into_iter().enumerate().map(frame).collect()
 }

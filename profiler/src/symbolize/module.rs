@@ -7,7 +7,7 @@ use super::{
     dwarf::{self, Call, Position},
     elf,
     image::Image,
-    names::demangle,
+    names::{demangle, made},
 };
 use crate::model::profile::Module;
 
@@ -18,6 +18,14 @@ pub struct Named {
     pub name: String,
     /// Where in it the address is, as far as known.
     pub position: Position,
+}
+
+impl Named {
+    /// A function that a runtime made and named.
+    #[must_use]
+    pub fn made(name: &[u8]) -> Self {
+        Self { name: made(name), position: Position::default() }
+    }
 }
 
 /// The functions at an address: the compiled one, then those inlined into it, outermost first.

@@ -29,6 +29,12 @@ pub fn demangle(symbol: &[u8]) -> String {
     symbol.to_owned()
 }
 
+/// The name that a runtime gave its code, as it is.
+#[must_use]
+pub fn made(name: &[u8]) -> String {
+    String::from_utf8_lossy(&name[..name.len().min(MAX_NAME)]).into_owned()
+}
+
 /// `read@@GLIBC_2.2.5` is `read`.
 fn unversioned(symbol: &str) -> &str {
     match symbol.split_once('@') {

@@ -394,3 +394,28 @@ fn kernel_functions_have_names_or_a_placeholder() {
     let unnamed = Options { kernel: false, ..options };
     assert_eq!(&*at(0xffff_ffff_c000_0010, &unnamed).name, "[kernel]");
 }
+
+#[test]
+fn code_made_at_run_time_has_the_names_of_its_runtime() {
+    let proc = tempfile::tempdir().unwrap();
+    let folder = proc.path().join("42");
+    std::fs::create_dir_all(folder.join("root/tmp")).unwrap();
+    let me = rustix::process::getuid().as_raw();
+    // The name of a process can be any bytes.
+    let status =
+        [b"Name:\t\xff\n".to_vec(), format!("Uid:\t{me}\t{me}\t{me}\t{me}\n").into_bytes()];
+    std::fs::write(folder.join("status"), status.concat()).unwrap();
+    std::fs::write(folder.join("root/tmp/perf-42.map"), "1000 10 JS:*fib@2 a.js:1\n").unwrap();
+    let module = Arc::new(Module {
+        kind: ModuleKind::Anonymous { pid: 42 },
+        path: "//anon".into(),
+        build_id: None,
+        file: None,
+        refused: None,
+    });
+    let options = Options { proc_root: proc.path().to_owned(), ..Options::default() };
+    assert_eq!(names_at(&module, 0x1004, &options), ["JS:*fib@2 a.js:1"]);
+    assert_eq!(names_at(&module, 0x2000, &options), ["[anonymous code]"]);
+    let frame = user(0, CodeAddress::Exact(0x1004));
+    assert_eq!(frames_of(vec![module], frame, &options)[0].kind, FrameKind::Jit);
+}
