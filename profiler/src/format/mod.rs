@@ -1,1 +1,3 @@
-//! Codecs of stack and profile formats: bytes in, model out, no I/O.
+//! Codecs of stack and profile formats: bytes in, model out, no I/O of their own.
+
+pub mod folded;
