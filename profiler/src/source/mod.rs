@@ -1,5 +1,6 @@
 //! Where samples come from: the trait of all sources, and how a session with one is steered.
 
+pub mod folded;
 pub mod native;
 pub mod session;
 

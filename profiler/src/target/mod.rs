@@ -2,5 +2,6 @@
 //!
 //! * [`process`] reads `/proc`, below a root that tests can choose.
 
+pub mod command;
 pub mod process;
 pub mod vdso;
