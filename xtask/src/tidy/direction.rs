@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{
     Finding,
-    rules::{IMPORTS, SOURCES},
+    rules::{IMPORTS, SHARED_BY_SOURCES, SOURCES},
     source::{Source, lines_before, words},
 };
 
@@ -36,6 +36,7 @@ pub fn check(path: &str, source: &Source, sources: &BTreeSet<String>) -> Vec<Fin
             && second == SOURCES
             && sources.contains(theirs)
             && ours != theirs
+            && !SHARED_BY_SOURCES.contains(&theirs.as_str())
         {
             let message = format!("source `{ours}` imports source `{theirs}`");
             findings.push(Finding::new(path, line, message));

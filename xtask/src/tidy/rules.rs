@@ -15,8 +15,13 @@ pub const UNSAFE_FILES: &[(&str, &str)] = &[
     ("profiler-ebpf/src/sample.rs", "BPF helpers take raw pointers"),
     ("profiler-ebpf/src/tables.rs", "BPF helpers take raw pointers"),
     ("profiler-ebpf/src/targets.rs", "BPF helpers take raw pointers"),
+    ("profiler/src/source/native/ebpf/mapped.rs", "tables shared with the BPF programs"),
+    ("profiler/src/source/native/open.rs", "maps files that only root can change"),
     ("profiler/src/source/native/ring.rs", "a ring shared with the kernel"),
     ("profiler/src/source/native/sideband.rs", "perf_event_open and the ring it maps"),
+    ("profiler/src/source/native/samples.rs", "a record's bytes are read as its header"),
+    ("profiler/src/symbolize/image.rs", "maps files that nobody else can change"),
+    ("profiler/src/target/command.rs", "user names by libc, and what a child does before exec"),
 ];
 
 /// What each module of the profiler may import, besides itself: data flows one way. A module that
@@ -53,6 +58,8 @@ pub const IMPORTS: &[(&str, &[&str])] = &[
 
 /// The module whose children are implementations that must not know each other.
 pub const SOURCES: &str = "source";
+/// Its children that are no implementations, but what these have in common.
+pub const SHARED_BY_SOURCES: &[&str] = &["session"];
 
 /// The README's first two commands: the program's main job, and the tests. `.ci/run` calls the
 /// second.

@@ -108,7 +108,7 @@ fn allow_is_found() {
 }
 
 fn imports(path: &str, text: &str) -> Vec<Finding> {
-    let sources = ["native", "folded", "perf"].map(str::to_owned).into();
+    let sources = ["native", "folded", "perf", "session"].map(str::to_owned).into();
     direction::check(path, &Source::new(text), &sources)
 }
 
@@ -140,6 +140,7 @@ fn imports_along_the_flow_are_fine() {
         ("profiler/src/fold/tree.rs", "use crate::model::{frame::Frame, stacks};"),
         ("profiler/src/source/native/ebpf/load.rs", "use super::super::ring::Ring;"),
         ("profiler/src/source/perf.rs", "use super::Source; use crate::source::Sample;"),
+        ("profiler/src/source/perf.rs", "use super::session::Wake;"),
         ("profiler/src/pipeline.rs", "use crate::{export, source, symbolize};"),
         ("profiler/src/main.rs", "use flame_graph::pipeline;"),
         (
@@ -173,6 +174,7 @@ fn blanks_and_line_ends_are_checked() {
     assert_eq!(text_lines("a.md", "one"), [0]);
     assert_eq!(text_lines("a.md", "one\n"), []);
     assert_eq!(text_lines("tests/golden/a.folded", "one \ntwo"), []);
+    assert_eq!(text_lines("a.rs", "const A: &str = \"a \nb\";\n"), []);
     assert_eq!(text_lines("a.bpf.o", "\0 \n "), []);
 }
 
