@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 pub enum Outcome {
     /// Everything was checked.
     Passed,
-    /// Something was not, for this reason.
+    /// Something was not, and why.
     Skipped(String),
 }
 
@@ -56,7 +56,7 @@ pub fn run(only: &[String]) -> Result<()> {
         let result = match outcome {
             Outcome::Passed => "passed".to_owned(),
             Outcome::Skipped(reason) if in_ci() => {
-                bail!("step `{}` cannot run, and CI skips nothing: {reason}", step.name);
+                bail!("step `{}` skips something, and CI may not: {reason}", step.name);
             }
             Outcome::Skipped(reason) => format!("SKIPPED: {reason}"),
         };

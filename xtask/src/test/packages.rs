@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 
 use super::Outcome;
-use crate::shell::{command, output, run, succeeds};
+use crate::shell::{cargo, command, output, run, succeeds};
 
 /// Packages by name, and what each is for.
 const PACKAGES: &[(&str, &str)] = &[
@@ -18,8 +18,17 @@ const PACKAGES: &[(&str, &str)] = &[
     ("musl-tools", "static test programs with musl"),
 ];
 
-/// Installs what is missing, as root on Debian.
+/// Parts of the Rust toolchain, by rustup's name and what cargo calls them.
+const COMPONENTS: &[(&str, &str)] = &[("rustfmt", "fmt"), ("clippy", "clippy")];
+
+/// Installs what is missing: as root, on Debian; of the toolchain by rustup.
 pub fn install() -> Result<Outcome> {
+    for (component, subcommand) in COMPONENTS {
+        if !succeeds(cargo().args([subcommand, "--version"])) {
+            run(command("rustup").args(["component", "add", component]))
+                .with_context(|| format!("{component} is missing, and rustup cannot add it"))?;
+        }
+    }
     if !succeeds(command("dpkg-query").arg("--version"))
         || !succeeds(command("apt-get").arg("--version"))
     {

@@ -1,4 +1,4 @@
-//! The fuzz targets: one test for each reader of outside bytes.
+//! The stack walker, on tables that contradict each other and any stack.
 
 use profiler_ebpf::{
     walk::{Env, Walk},
@@ -127,7 +127,7 @@ fn walk(bytes: &[u8]) -> usize {
 }
 
 #[test]
-fn walk_with_any_tables() {
+fn any_tables() {
     assert!(walk_seeds().iter().any(|seed| walk(seed) > 5), "the seeds do not reach the walker");
     fuzz("walk", walk_seeds(), |bytes| {
         walk(bytes);
