@@ -112,9 +112,9 @@ impl Waiting {
     ///
     /// When no process can be made.
     pub fn start(argv: &[OsString], user: Option<User>) -> Result<Self, CommandError> {
-        let (program, args) = argv.split_first().ok_or_else(|| {
-            io::Error::new(io::ErrorKind::InvalidInput, "the command is empty")
-        })?;
+        let (program, args) = argv
+            .split_first()
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the command is empty"))?;
         let (pid_out, pid_in) = pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from)?;
         let (go_out, go_in) = pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from)?;
         let mut command = Command::new(program);
