@@ -1,0 +1,1 @@
+//! Files made by hand: one segment of text and a few sections.
