@@ -67,7 +67,7 @@ impl<'a> Oracle<'a> {
         }
         functions.sort_by_key(FrameDescriptionEntry::initial_address);
         Some(Self {
-            frames: frames.clone(),
+            frames,
             bases: bases.clone(),
             functions,
             context: UnwindContext::new(),
