@@ -139,6 +139,15 @@ impl<'a> File<'a> {
         })
     }
 
+    /// The text between two addresses of one range.
+    pub fn code(&self, start: u64, end: u64) -> Option<&'a [u8]> {
+        let text = self.text_from(start)?;
+        let first = text.offset.checked_add(start.checked_sub(text.address)?)?;
+        let len = end.min(text.address + text.size).checked_sub(start)?;
+        let last = first.checked_add(len)?;
+        self.data.get(usize::try_from(first).ok()?..usize::try_from(last).ok()?)
+    }
+
     /// The `.debug_frame` table, decompressed.
     pub fn debug_frame(&self) -> Option<Section<'a>> {
         let data = match self.section(b".debug_frame") {

@@ -1,18 +1,22 @@
-//! Unwind rows from `.eh_frame` and `.debug_frame`: which rule holds from which address on.
+//! Unwind rows from `.eh_frame`, `.debug_frame` and Go's tables: which rule holds from which address on.
 //!
 //! Pure: ELF bytes in, rows out. The bytes belong to other users, so every loop is bounded by
 //! their length and every table by a constant here. x86-64 only.
 //!
 //! * [`elf`] finds the text and the tables in the file,
 //! * [`cfi`] evaluates their programs, [`rule`] says what a row means for the walker,
+//! * [`go`] knows Go's own tables, which stripped programs keep,
+//! * [`trampoline`] knows signal trampolines without tables,
 //! * [`rows`] joins the rows of several sources.
 
 mod cfi;
 mod elf;
+mod go;
 mod rows;
 mod rule;
 #[cfg(test)]
 mod tests;
+mod trampoline;
 
 use profiler_ebpf::wire::Rule;
 
@@ -106,10 +110,20 @@ pub fn compile(elf: &[u8]) -> Result<UnwindRows, UnwindError> {
     if let Some(section) = file.eh_frame() {
         rows = cfi::eh_frame(&section, &file, &mut rules, &mut skipped)?;
     }
+    // Go's tables know the frame pointer and the roots; its .debug_frame does not.
+    let functions = go::rows(&file, &mut rules)?;
+    if !functions.is_empty() {
+        rows = rows::fill_gaps(&rows, &functions)?;
+    }
     if let Some(section) = file.debug_frame() {
         let more = cfi::debug_frame(&section, &file, &mut rules, &mut skipped)?;
         rows = rows::fill_gaps(&rows, &more)?;
     }
+    let trampolines = trampoline::find(&file, &rows, &mut rules)?;
+    if !trampolines.is_empty() {
+        rows = rows::fill_gaps(&trampolines, &rows)?;
+    }
     rows.shrink_to_fit();
-    Ok(UnwindRows { text: file.text, rules: rules.list, rows, skipped })
+    let rules = rules.used(&mut rows);
+    Ok(UnwindRows { text: file.text, rules, rows, skipped })
 }

@@ -66,12 +66,7 @@ impl<'a> Oracle<'a> {
             }
         }
         functions.sort_by_key(FrameDescriptionEntry::initial_address);
-        Some(Self {
-            frames,
-            bases: bases.clone(),
-            functions,
-            context: UnwindContext::new(),
-        })
+        Some(Self { frames, bases: bases.clone(), functions, context: UnwindContext::new() })
     }
 
     /// None: no unwind information there.

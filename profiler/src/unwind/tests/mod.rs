@@ -2,6 +2,7 @@
 
 mod against_gimli;
 mod damaged;
+mod go;
 mod image;
 mod made;
 
