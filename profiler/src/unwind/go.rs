@@ -50,9 +50,7 @@ struct Function<'a> {
 
 /// Rows of all Go functions; none when the file has no table that can be trusted.
 pub fn rows(file: &File<'_>, rules: &mut Rules) -> Result<Vec<RowAt>, UnwindError> {
-    let sections: [&[u8]; 2] = [b".gopclntab", b".data.rel.ro.gopclntab"];
-    let section = sections.iter().find_map(|name| file.section(name));
-    let Some(table) = section.and_then(|(_, data)| Table::parse(data)) else {
+    let Some(table) = Table::find(file) else {
         return Ok(Vec::new());
     };
     let Some(text) = table.find_text(file) else {
@@ -79,6 +77,27 @@ pub fn rows(file: &File<'_>, rules: &mut Rules) -> Result<Vec<RowAt>, UnwindErro
 }
 
 impl<'a> Table<'a> {
+    /// The table, wherever the linker has put it.
+    fn find(file: &File<'a>) -> Option<Self> {
+        let sections: [&[u8]; 2] = [b".gopclntab", b".data.rel.ro.gopclntab"];
+        if let Some((_, data)) = sections.iter().find_map(|name| file.section(name)) {
+            return Self::parse(data);
+        }
+        // lld merges it into a section for other things.
+        file.section(b".go.buildinfo")?;
+        let begin = |magic: &u32| {
+            let [a, b, c, d] = magic.to_le_bytes();
+            [a, b, c, d, 0, 0, 1, 8]
+        };
+        let begins = [begin(&MAGIC[0]), begin(&MAGIC[1])];
+        file.segments_of_data().find_map(|data| {
+            let mut words = data.as_chunks::<8>().0.iter().enumerate();
+            words.find_map(|(at, word)| {
+                begins.contains(word).then(|| Self::parse(&data[at * 8..])).flatten()
+            })
+        })
+    }
+
     fn parse(data: &'a [u8]) -> Option<Self> {
         let magic = le_u32(data)?;
         let [0, 0, quantum, 8] = *data.get(4..8)?.first_chunk()? else {

@@ -84,14 +84,16 @@ pub enum UnwindError {
 /// The most executable segments of a file.
 const MAX_SEGMENTS: usize = 64;
 /// The most bytes of text in a file.
-const MAX_TEXT: u64 = 4 << 30;
+const MAX_TEXT: u64 = 1 << 30;
 /// The most rows of a file.
 const MAX_ROWS: usize = 8 << 20;
 /// The most FDEs of one section.
 const MAX_FDES: usize = 4 << 20;
 /// The most rules of a file; further ones become [`profiler_ebpf::wire::cfa::UNSUPPORTED`].
 const MAX_FILE_RULES: usize = 4096;
-/// The most bytes a compressed section may become.
+/// The most section headers that are looked at.
+const MAX_SECTIONS: usize = 1 << 20;
+/// The most bytes of a section that are read, or that a compressed one may become.
 const MAX_SECTION: u64 = 256 << 20;
 
 /// Compiles the unwind rows of an ELF file.
@@ -116,7 +118,7 @@ pub fn compile(elf: &[u8]) -> Result<UnwindRows, UnwindError> {
         rows = rows::fill_gaps(&rows, &functions)?;
     }
     if let Some(section) = file.debug_frame() {
-        let more = cfi::debug_frame(&section, &file, &mut rules, &mut skipped)?;
+        let more = cfi::debug_frame(&section, &file, &rows, &mut rules, &mut skipped)?;
         rows = rows::fill_gaps(&rows, &more)?;
     }
     let trampolines = trampoline::find(&file, &rows, &mut rules)?;

@@ -39,7 +39,7 @@ fn compare(program: &[u8]) {
     let mut rules = Rules::default();
     let mut skipped = 0;
     let section = file.debug_frame().unwrap();
-    let rows = cfi::debug_frame(&section, &file, &mut rules, &mut skipped).unwrap();
+    let rows = cfi::debug_frame(&section, &file, &[], &mut rules, &mut skipped).unwrap();
     let text = compiled.text.clone();
     let other = UnwindRows { text, rules: rules.list, rows, skipped };
     let (mut same, mut saved_bp) = (0, 0);
