@@ -149,7 +149,8 @@ fn compare(elf: &[u8], samples: u64) -> Option<Tally> {
     assert_eq!(compiled.skipped, 0);
     let mut tally = Tally::default();
     for text in &compiled.text {
-        let mut image = Image::new(&compiled, text, |address| Some(memory(address)));
+        let mut image = Image::new(|address| Some(memory(address)));
+        image.map(&compiled, text, 0);
         let end = text.address + text.size;
         let stride = (text.size / samples).max(1) as usize;
         let rows = (compiled.rows.len() as u64 / samples).max(1) as usize;

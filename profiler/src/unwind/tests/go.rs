@@ -97,3 +97,29 @@ fn tables_of_an_externally_linked_go_program_agree() {
     let Some(program) = build(&flags) else { return };
     compare(&program);
 }
+
+#[test]
+fn damaged_tables_of_a_go_program_are_survived() {
+    use object::{Object, ObjectSection};
+    let Some(program) = build(&["-ldflags=-s -w"]) else { return };
+    let file = object::File::parse(&*program).unwrap();
+    let (at, len) = file.section_by_name(".gopclntab").unwrap().file_range().unwrap();
+    let (at, len) = (at as usize, len as usize);
+    let mut state = 0x9876_5432_1234_5679u64;
+    let mut random = |limit: usize| {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % limit
+    };
+    for round in 0..300 {
+        let mut damaged = program.clone();
+        // The header, the start of the tables, or all of them.
+        let reach = [72, 72, 4096, len][round % 4];
+        for _ in 0..=random(6) {
+            damaged[at + random(reach)] = [0, 0xff, 0x80, 1, random(256) as u8][random(5)];
+        }
+        if let Ok(compiled) = compile(&damaged) {
+            check_shape(&compiled);
+        }
+    }
+}

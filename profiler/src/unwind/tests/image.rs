@@ -7,53 +7,61 @@ use profiler_ebpf::{
 
 use crate::unwind::{TextRange, UnwindRows};
 
-/// One text range at the addresses that the file gives it.
-pub struct Image<'a, M> {
-    mapping: Mapping,
+/// Mappings with their rows, and memory.
+pub struct Image<M> {
+    mappings: Vec<Mapping>,
     pages: Vec<PageRows>,
     rows: Vec<Row>,
-    rules: &'a [Rule],
+    rules: Vec<Rule>,
     memory: M,
 }
 
-impl<'a, M: FnMut(u64) -> Option<u64>> Image<'a, M> {
-    pub fn new(compiled: &'a UnwindRows, text: &TextRange, memory: M) -> Self {
+impl<M: FnMut(u64) -> Option<u64>> Image<M> {
+    pub fn new(memory: M) -> Self {
+        let (mappings, pages, rows, rules) = Default::default();
+        Self { mappings, pages, rows, rules, memory }
+    }
+
+    /// Adds a text range that lies `bias` above the addresses that the file gives it. Ranges are
+    /// added by rising address.
+    pub fn map(&mut self, compiled: &UnwindRows, text: &TextRange, bias: u64) {
         let start = text.address & !(TEXT_PAGE - 1);
         let end = (text.address + text.size).next_multiple_of(TEXT_PAGE);
-        let mut image = Self {
-            mapping: Mapping { start, end, first_page: 0, kind: mapping_kind::ROWS },
-            pages: Vec::new(),
-            rows: Vec::new(),
-            rules: &compiled.rules,
-            memory,
-        };
+        self.mappings.push(Mapping {
+            start: start.wrapping_add(bias),
+            end: end.wrapping_add(bias),
+            first_page: self.pages.len() as u32,
+            kind: mapping_kind::ROWS,
+        });
+        let first_rule = self.rules.len() as u32;
+        self.rules.extend(&compiled.rules);
+        let number = |rule: u32| if rule == 0 { 0 } else { (first_rule + rule) as u16 };
         for page in (start..end).step_by(TEXT_PAGE as usize) {
             let from = compiled.rows.partition_point(|row| row.address <= page);
             let to = compiled.rows.partition_point(|row| row.address < page + TEXT_PAGE);
-            let first = image.rows.len();
+            let first = self.rows.len();
             let carried = from.checked_sub(1).map_or(0, |at| compiled.rows[at].rule);
-            image.rows.push(Row::new(0, carried as u16));
-            image.rows.extend(
+            self.rows.push(Row::new(0, number(carried)));
+            self.rows.extend(
                 compiled.rows[from..to]
                     .iter()
-                    .map(|row| Row::new((row.address - page) as u16, row.rule as u16)),
+                    .map(|row| Row::new((row.address - page) as u16, number(row.rule))),
             );
-            let len = (image.rows.len() - first) as u16;
-            image.pages.push(PageRows { segment: 0, len, start: first as u32 });
+            let len = (self.rows.len() - first) as u16;
+            self.pages.push(PageRows { segment: 0, len, start: first as u32 });
         }
-        image
     }
 
     pub fn mappings(&self) -> ProcessMappings {
-        ProcessMappings { first: 0, len: 1 }
+        ProcessMappings { first: 0, len: self.mappings.len() as u32 }
     }
 }
 
-impl<M: FnMut(u64) -> Option<u64>> Env for Image<'_, M> {
+impl<M: FnMut(u64) -> Option<u64>> Env for Image<M> {
     type Segment = ();
 
     fn mapping(&self, index: u32) -> Option<&Mapping> {
-        (index == 0).then_some(&self.mapping)
+        self.mappings.get(index as usize)
     }
 
     fn page(&self, index: u32) -> Option<PageRows> {

@@ -5,6 +5,7 @@ mod damaged;
 mod go;
 mod image;
 mod made;
+mod own_stack;
 
 use std::path::PathBuf;
 
