@@ -1,5 +1,8 @@
 //! The one module that knows every stage, from source to exporter.
 
+mod cpu;
+mod stats;
+
 use std::{
     fmt::{self, Write as _},
     fs::File,
@@ -15,7 +18,7 @@ use crate::{
     },
     fold::View,
     model::profile::Profile,
-    plan::{CpuPlan, FilePlan, Plan},
+    plan::{FilePlan, Plan},
     source,
 };
 
@@ -34,17 +37,10 @@ pub enum Exit {
 /// One sentence, with its causes, on what failed.
 pub fn run(plan: Plan) -> anyhow::Result<Exit> {
     match plan {
-        Plan::Cpu(plan) => cpu(&plan),
+        Plan::Cpu(plan) => cpu::cpu(&plan),
         Plan::File(plan) => file(&plan),
         Plan::Doctor { json, verbose } => doctor(json, verbose),
     }
-}
-
-// --- cpu ------------------------------------------------------------------------------------
-
-fn cpu(plan: &CpuPlan) -> anyhow::Result<Exit> {
-    check(&plan.outputs)?;
-    bail!("recording is not built into this version: it draws folded stacks (`flame-graph file`)");
 }
 
 // --- doctor ---------------------------------------------------------------------------------
