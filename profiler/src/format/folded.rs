@@ -286,7 +286,8 @@ pub fn frame_text(frame: &Frame) -> String {
     }
     let foreign = frame.symbol
         || matches!(frame.kind, FrameKind::Process | FrameKind::Thread)
-        || (frame.kind != FrameKind::Marker && is_marker(&frame.name));
+        // As it would be read: a blank at the end is escaped, and then it is no marker.
+        || (frame.kind != FrameKind::Marker && is_marker(&escape(&frame.name, false)));
     let mut text = escape(&frame.name, foreign);
     text.push_str(suffix(frame));
     text
