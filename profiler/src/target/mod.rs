@@ -1,5 +1,7 @@
 //! What is profiled and what the host allows: `/proc`, processes, capabilities.
 //!
 //! * [`process`] reads `/proc`, below a root that tests can choose.
+//! * [`probe`] finds out by trying what the kernel takes.
 
+pub mod probe;
 pub mod process;
