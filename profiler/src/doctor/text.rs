@@ -1,0 +1,151 @@
+//! The report for people: aligned, and short where all is well.
+
+use std::fmt::Display;
+use std::io::{self, Write};
+
+use super::report::{EngineReport, FeatureReport, Report};
+use crate::target::capabilities::{Capability, Lockdown};
+use crate::target::engine::advice::Missing;
+use crate::target::engine::{Engine, Scope};
+
+/// Width of the names on the left.
+const NAMES: usize = 14;
+
+pub(super) fn write(report: &Report, out: &mut dyn Write) -> io::Result<()> {
+    host(report, out)?;
+    writeln!(out, "\nBPF, tried by loading")?;
+    features(report.features.iter().filter(|feature| feature.bpf), out)?;
+    writeln!(out, "\nPerf events, tried by opening")?;
+    features(report.features.iter().filter(|feature| !feature.bpf), out)?;
+    writeln!(out, "\nEngines")?;
+    for engine in &report.engines {
+        writeln!(out, "  {} {:<5} {}", mark(engine.usable), engine.command, says(engine))?;
+    }
+    let (needed, unneeded): (Vec<&Missing>, Vec<&Missing>) =
+        report.missing.iter().partition(|missing| missing.needed);
+    missing("Missing", &needed, out)?;
+    missing("Not there, and not needed", &unneeded, out)?;
+    if needed.is_empty() {
+        writeln!(out, "\nNothing that flame-graph needs is missing.")?;
+    }
+    Ok(())
+}
+
+fn host(report: &Report, out: &mut dyn Write) -> io::Result<()> {
+    let mut line = |name: &str, value: &dyn Display| writeln!(out, "{name:<NAMES$} {value}");
+    line("flame-graph", &report.flame_graph)?;
+    let release = match report.kernel.release.as_str() {
+        "" => "unknown",
+        release => release,
+    };
+    let btf = if report.kernel.btf { "BTF" } else { "no BTF" };
+    let lockdown = match report.settings.lockdown {
+        Some(Lockdown::Integrity) => "lockdown: integrity",
+        Some(Lockdown::Confidentiality) => "lockdown: confidentiality",
+        Some(Lockdown::None) | None => "no lockdown",
+    };
+    line("Kernel", &format!("Linux {release}, {btf}, {lockdown}"))?;
+    line("CPUs", &format!("{} online", report.cpus.len()))?;
+    line("User", &user(report))?;
+    let capabilities: Vec<String> = Capability::ALL
+        .map(|capability| {
+            let has = report.privileges.capabilities.contains(&capability);
+            format!("{} {}", mark(has), capability.name())
+        })
+        .into();
+    line("Capabilities", &capabilities[..3].join("  "))?;
+    line("", &capabilities[3..].join("  "))?;
+    if report.capabilities_are_void() {
+        line("", &"(in a user namespace of its own they do not count for BPF and perf)")?;
+    }
+    line("Container", &report.container.statement())?;
+    let settings = &report.settings;
+    let number = |value: Option<i64>| value.map_or("unset".to_owned(), |value| value.to_string());
+    line(
+        "Settings",
+        &format!(
+            "perf_event_paranoid {}, kptr_restrict {}, unprivileged_bpf_disabled {}",
+            number(settings.perf_event_paranoid),
+            number(settings.kptr_restrict),
+            number(settings.unprivileged_bpf_disabled),
+        ),
+    )?;
+    let amount = |value: Option<u64>| value.map_or("unset".to_owned(), |value| value.to_string());
+    let (rate, memory) = (settings.perf_event_max_sample_rate, settings.perf_event_mlock_kb);
+    line(
+        "",
+        &format!(
+            "perf_event_max_sample_rate {}, perf_event_mlock_kb {}",
+            amount(rate),
+            amount(memory)
+        ),
+    )?;
+    let symbols = if report.kernel_symbols { "readable" } else { "hidden from this user" };
+    line("Kernel symbols", &symbols)
+}
+
+fn user(report: &Report) -> String {
+    let privileges = &report.privileges;
+    let memlock = privileges
+        .memlock_bytes
+        .map_or(String::new(), |bytes| format!(", locked memory up to {} KiB", bytes / 1024));
+    let user = match (privileges.uid, privileges.euid) {
+        (_, Some(0)) => "root".to_owned(),
+        (_, Some(euid)) => format!("uid {euid}, not root"),
+        _ => "unknown".to_owned(),
+    };
+    user + &memlock
+}
+
+fn features<'a>(
+    features: impl Iterator<Item = &'a FeatureReport>,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let (working, refused): (Vec<&FeatureReport>, Vec<&FeatureReport>) =
+        features.partition(|feature| feature.works);
+    for few in working.chunks(3) {
+        let names: Vec<String> =
+            few.iter().map(|feature| format!("{} {:<32}", mark(true), feature.name)).collect();
+        writeln!(out, "  {}", names.concat().trim_end())?;
+    }
+    for feature in refused {
+        let Some(refusal) = &feature.refusal else { continue };
+        writeln!(out, "  {} {}: {refusal}", mark(false), feature.name)?;
+        for line in refusal.verifier_log.iter().flat_map(|log| log.lines()) {
+            writeln!(out, "      {line}")?;
+        }
+    }
+    Ok(())
+}
+
+fn says(report: &EngineReport) -> String {
+    let choice = &report.choice;
+    let scope = match choice.scope {
+        Scope::Host => "whole host",
+        Scope::OwnProcesses => "own processes",
+        Scope::Nothing => "",
+    };
+    let frames = if choice.kernel_frames { "user and kernel frames" } else { "user frames" };
+    match choice.engine {
+        Engine::None if report.usable => choice.reason.clone(),
+        Engine::None => format!("no engine: {}", choice.reason),
+        engine => format!("{}: {scope}, {frames}; {}", engine.name(), choice.reason),
+    }
+}
+
+fn missing(title: &str, list: &[&Missing], out: &mut dyn Write) -> io::Result<()> {
+    if list.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "\n{title}")?;
+    for missing in list {
+        writeln!(out, "  {} {}", if missing.needed { mark(false) } else { "-" }, missing.what)?;
+        writeln!(out, "      cost    {}", missing.cost)?;
+        writeln!(out, "      remedy  {}", missing.remedy)?;
+    }
+    Ok(())
+}
+
+fn mark(good: bool) -> &'static str {
+    if good { "✓" } else { "✗" }
+}
