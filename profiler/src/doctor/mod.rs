@@ -12,6 +12,7 @@ mod text;
 use std::io::{self, Write};
 
 use crate::target::capabilities::Host;
+use crate::target::probe::Feature;
 pub use report::Report;
 
 /// Examines this host and writes the report: as text, or as JSON (one object, see [`Report`]).
@@ -21,7 +22,7 @@ pub use report::Report;
 ///
 /// What writing gave. Whatever the host lacks is part of the report.
 pub fn run(json: bool, verbose: bool, out: &mut dyn Write) -> io::Result<()> {
-    let report = Report::new(&Host::detect_with(verbose));
+    let report = Report::new(&Host::detect_with(&Feature::ALL, verbose));
     if json {
         serde_json::to_writer_pretty(&mut *out, &report)?;
         writeln!(out)?;

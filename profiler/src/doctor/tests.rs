@@ -98,8 +98,10 @@ fn text_names_what_is_refused_and_why() {
     for expected in [
         "uid 1000, not root",
         "✗ CAP_BPF",
-        "✗ perf_event programs: not permitted",
-        "✗ bpf_loop: this kernel does not take it\n      line one\n      line two\n",
+        "✗ perf_event programs; raw_tracepoint programs; ",
+        "not permitted to this user here",
+        "✗ bpf_loop: this kernel does not take it\n",
+        "the verifier on bpf_loop:\n      line one\n      line two\n",
         "✗ cpu   no engine: ",
         "✓ file  it reads files",
         "\nMissing\n",
@@ -107,6 +109,8 @@ fn text_names_what_is_refused_and_why() {
     ] {
         assert!(text.contains(expected), "no {expected:?} in:\n{text}");
     }
+    assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+    assert_eq!(text.matches("not permitted to this user here").count(), 3, "{text}");
     assert!(!text.contains("Nothing that flame-graph needs is missing"));
 }
 

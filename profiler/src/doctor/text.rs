@@ -11,6 +11,9 @@ use crate::target::engine::{Engine, Scope};
 /// Width of the names on the left.
 const NAMES: usize = 14;
 
+/// Columns of a line.
+const WIDTH: usize = 100;
+
 pub(super) fn write(report: &Report, out: &mut dyn Write) -> io::Result<()> {
     host(report, out)?;
     writeln!(out, "\nBPF, tried by loading")?;
@@ -19,16 +22,16 @@ pub(super) fn write(report: &Report, out: &mut dyn Write) -> io::Result<()> {
     features(report.features.iter().filter(|feature| !feature.bpf), out)?;
     writeln!(out, "\nEngines")?;
     for engine in &report.engines {
-        writeln!(out, "  {} {:<5} {}", mark(engine.usable), engine.command, says(engine))?;
+        let start = format!("  {} {:<5} ", mark(engine.usable), engine.command);
+        wrapped(&start, &says(engine), out)?;
     }
     let (needed, unneeded): (Vec<&Missing>, Vec<&Missing>) =
         report.missing.iter().partition(|missing| missing.needed);
-    missing("Missing", &needed, out)?;
-    missing("Not there, and not needed", &unneeded, out)?;
     if needed.is_empty() {
         writeln!(out, "\nNothing that flame-graph needs is missing.")?;
     }
-    Ok(())
+    missing("Missing", &needed, out)?;
+    missing("Not there, and not needed", &unneeded, out)
 }
 
 fn host(report: &Report, out: &mut dyn Write) -> io::Result<()> {
@@ -108,14 +111,55 @@ fn features<'a>(
             few.iter().map(|feature| format!("{} {:<32}", mark(true), feature.name)).collect();
         writeln!(out, "  {}", names.concat().trim_end())?;
     }
+    for (reason, names) in by_reason(&refused) {
+        wrapped(&format!("  {} ", mark(false)), &format!("{names}: {reason}"), out)?;
+    }
     for feature in refused {
-        let Some(refusal) = &feature.refusal else { continue };
-        writeln!(out, "  {} {}: {refusal}", mark(false), feature.name)?;
-        for line in refusal.verifier_log.iter().flat_map(|log| log.lines()) {
-            writeln!(out, "      {line}")?;
+        let log = feature.refusal.as_ref().and_then(|refusal| refusal.verifier_log.as_ref());
+        if let Some(log) = log {
+            writeln!(out, "    the verifier on {}:", feature.name)?;
+            for line in log.lines() {
+                writeln!(out, "      {line}")?;
+            }
         }
     }
     Ok(())
+}
+
+/// Features that are refused for the same reason, in the order of the first of each.
+fn by_reason<'a>(refused: &[&'a FeatureReport]) -> Vec<(&'a str, String)> {
+    let mut reasons: Vec<(&str, String)> = Vec::new();
+    for feature in refused {
+        let reason = feature.refusal.as_ref().map_or("", |refusal| refusal.reason.as_str());
+        match reasons.iter_mut().find(|(other, _)| *other == reason) {
+            Some((_, names)) => {
+                names.push_str("; ");
+                names.push_str(feature.name);
+            }
+            None => reasons.push((reason, feature.name.to_owned())),
+        }
+    }
+    reasons
+}
+
+/// Writes a text behind its first line's start, broken at [`WIDTH`] and aligned.
+fn wrapped(start: &str, text: &str, out: &mut dyn Write) -> io::Result<()> {
+    let indent = start.chars().count();
+    let mut column = indent;
+    write!(out, "{start}")?;
+    for (index, word) in text.split(' ').enumerate() {
+        let length = word.chars().count();
+        if index > 0 && column + 1 + length > WIDTH {
+            write!(out, "\n{:indent$}", "")?;
+            column = indent;
+        } else if index > 0 {
+            write!(out, " ")?;
+            column += 1;
+        }
+        write!(out, "{word}")?;
+        column += length;
+    }
+    writeln!(out)
 }
 
 fn says(report: &EngineReport) -> String {
@@ -139,9 +183,10 @@ fn missing(title: &str, list: &[&Missing], out: &mut dyn Write) -> io::Result<()
     }
     writeln!(out, "\n{title}")?;
     for missing in list {
-        writeln!(out, "  {} {}", if missing.needed { mark(false) } else { "-" }, missing.what)?;
-        writeln!(out, "      cost    {}", missing.cost)?;
-        writeln!(out, "      remedy  {}", missing.remedy)?;
+        let mark = if missing.needed { mark(false) } else { "-" };
+        wrapped(&format!("  {mark} "), &missing.what, out)?;
+        wrapped("      cost    ", &missing.cost, out)?;
+        wrapped("      remedy  ", &missing.remedy, out)?;
     }
     Ok(())
 }

@@ -32,6 +32,12 @@ pub struct Container {
 }
 
 impl Container {
+    /// Something points to a container.
+    #[must_use]
+    pub fn is_likely(&self) -> bool {
+        self.pid_namespace == Namespace::Own || !self.signs.is_empty()
+    }
+
     /// What is known, in a few words.
     #[must_use]
     pub fn statement(&self) -> String {

@@ -190,20 +190,28 @@ pub struct Mounts {
 }
 
 impl Host {
-    /// Reads the host's files and tries what its kernel takes. Some milliseconds; nothing on the
-    /// host changes.
+    /// Reads the host's files and tries everything that its kernel may take: for `doctor`, as it
+    /// takes some 60 ms. Nothing on the host changes.
     #[must_use]
     pub fn detect() -> Self {
-        Self::detect_with(false)
+        Self::detect_with(&Feature::ALL, false)
     }
 
-    /// As [`Host::detect`]; when `verbose`, with the verifier's words on refused programs.
+    /// Reads the host's files and tries what the choice of an engine for `cpu` depends on: a few
+    /// milliseconds.
     #[must_use]
-    pub fn detect_with(verbose: bool) -> Self {
+    pub fn detect_for_cpu() -> Self {
+        Self::detect_with(&[&Feature::SAMPLING[..], &Feature::PERF_EVENT].concat(), false)
+    }
+
+    /// Reads the host's files and tries features; when `verbose`, with the verifier's words on
+    /// refused programs.
+    #[must_use]
+    pub fn detect_with(features: &[Feature], verbose: bool) -> Self {
         let roots = Roots::default();
         let mut host = Self::read(&roots);
         let cpu = host.cpus.first().copied().unwrap_or(0);
-        host.probes = Probes::run(&roots.sys, cpu, verbose);
+        host.probes = Probes::run(features, &roots.sys, cpu, verbose);
         host
     }
 

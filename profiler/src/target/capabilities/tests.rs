@@ -6,6 +6,7 @@ use std::os::unix::fs::symlink;
 use tempfile::TempDir;
 
 use super::*;
+use crate::target::engine::cpu_engine;
 
 fn host(files: &[(&str, &str)], links: &[(&str, &str)]) -> (TempDir, Roots) {
     let dir = tempfile::tempdir().unwrap();
@@ -180,4 +181,8 @@ fn this_host_is_known() {
     assert!(!host.cpus.is_empty());
     assert_eq!(host.privileges.euid, Some(rustix::process::geteuid().as_raw()));
     assert_eq!(host.probes.iter().count(), Feature::ALL.len());
+    // The quick look comes to the same engine.
+    let quick = Host::detect_for_cpu();
+    assert!(quick.probes.iter().count() < Feature::ALL.len());
+    assert_eq!(cpu_engine(&quick), cpu_engine(&host));
 }

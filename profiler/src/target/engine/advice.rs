@@ -52,9 +52,9 @@ fn kernel(host: &Host, choice: &EngineChoice, list: &mut Vec<Missing>) {
         let remedy = "use a kernel built with CONFIG_DEBUG_INFO_BTF (distributions' are)";
         list.push(entry("the kernel's BTF (/sys/kernel/btf/vmlinux)", &instead, remedy));
     }
-    let absent: Vec<&str> = Feature::ALL
+    let absent: Vec<&str> = Feature::SAMPLING
         .into_iter()
-        .filter(|feature| sampling(*feature) && lacks(*feature))
+        .filter(|feature| lacks(*feature))
         .map(Feature::name)
         .collect();
     if !absent.is_empty() {
@@ -73,22 +73,6 @@ fn kernel(host: &Host, choice: &EngineChoice, list: &mut Vec<Missing>) {
     }
 }
 
-/// The eBPF sampler needs it.
-fn sampling(feature: Feature) -> bool {
-    matches!(
-        feature,
-        Feature::PerfEventProgram
-            | Feature::RingBuffer
-            | Feature::MappableArray
-            | Feature::ReadUser
-            | Feature::KernelStack
-            | Feature::Loop
-            | Feature::UserRegisters
-            | Feature::HostCpuClock
-            | Feature::HostSideBand
-    )
-}
-
 /// What this user may not do.
 fn privileges(host: &Host, choice: &EngineChoice, list: &mut Vec<Missing>) {
     let refused = |feature| host.probes.refusal(feature).is_some_and(forbidden);
@@ -96,6 +80,8 @@ fn privileges(host: &Host, choice: &EngineChoice, list: &mut Vec<Missing>) {
     if refused(Feature::PerfEventProgram) || refused(Feature::HostCpuClock) {
         let remedy = if own_namespace {
             "run it outside of the user namespace, as the host's root"
+        } else if host.privileges.euid == Some(0) && !host.container.is_likely() {
+            "add CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH to root's capabilities"
         } else if host.privileges.euid == Some(0) {
             "start the container with --privileged, or with --cap-add BPF, PERFMON and SYS_PTRACE \
              and a seccomp profile that allows bpf and perf_event_open"

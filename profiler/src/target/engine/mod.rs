@@ -82,18 +82,7 @@ pub fn cpu_engine(host: &Host) -> EngineChoice {
 ///
 /// What stands in its way, in a sentence without a full stop.
 pub fn ebpf(host: &Host) -> Result<EngineChoice, String> {
-    const NEEDED: [Feature; 9] = [
-        Feature::PerfEventProgram,
-        Feature::RingBuffer,
-        Feature::MappableArray,
-        Feature::ReadUser,
-        Feature::KernelStack,
-        Feature::Loop,
-        Feature::UserRegisters,
-        Feature::HostCpuClock,
-        Feature::HostSideBand,
-    ];
-    if let Some(feature) = NEEDED.into_iter().find(|feature| !host.works(*feature)) {
+    if let Some(feature) = Feature::SAMPLING.into_iter().find(|feature| !host.works(*feature)) {
         return Err(obstacle(host, feature));
     }
     if !host.kernel.btf {

@@ -147,6 +147,8 @@ fn what_is_missing_has_a_cost_and_a_remedy() {
     rootless.privileges.euid = Some(0);
     assert!(find(&rootless, "CAP_BPF").remedy.contains("user namespace"));
     rootless.container.user_namespace = Namespace::Host;
+    assert!(find(&rootless, "CAP_BPF").remedy.contains("root's capabilities"));
+    rootless.container.signs.push("/.dockerenv exists".into());
     assert!(find(&rootless, "CAP_BPF").remedy.contains("--privileged"));
 
     let mut few = host(&[]);

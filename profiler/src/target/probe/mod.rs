@@ -10,6 +10,7 @@ mod programs;
 #[cfg(test)]
 mod tests;
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
@@ -104,6 +105,28 @@ impl Feature {
         Self::HardwareCycles,
     ];
 
+    /// What the eBPF engine cannot sample without.
+    pub const SAMPLING: [Self; 9] = [
+        Self::PerfEventProgram,
+        Self::RingBuffer,
+        Self::MappableArray,
+        Self::ReadUser,
+        Self::KernelStack,
+        Self::Loop,
+        Self::UserRegisters,
+        Self::HostCpuClock,
+        Self::HostSideBand,
+    ];
+
+    /// What the engine of perf events uses.
+    pub const PERF_EVENT: [Self; 5] = [
+        Self::HostCpuClock,
+        Self::HostSideBand,
+        Self::KernelCpuClock,
+        Self::UserCpuClock,
+        Self::StackCopies,
+    ];
+
     /// Its name for people, in the kernel's own words.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -125,11 +148,11 @@ impl Feature {
             Self::MappableArray => "mmapable arrays",
             Self::ArrayOfMaps => "arrays of maps",
             Self::PrefixTrie => "LPM tries",
-            Self::HostCpuClock => "cpu-clock of the whole host",
-            Self::KernelCpuClock => "cpu-clock of own processes, with kernel",
-            Self::UserCpuClock => "cpu-clock of own processes",
-            Self::StackCopies => "user registers and stack copies",
-            Self::HostSideBand => "process records of the whole host",
+            Self::HostCpuClock => "cpu-clock, whole host",
+            Self::KernelCpuClock => "cpu-clock, own, with kernel",
+            Self::UserCpuClock => "cpu-clock, own processes",
+            Self::StackCopies => "user registers, stack copies",
+            Self::HostSideBand => "process records, whole host",
             Self::SideBandBuildIds => "build IDs in process records",
             Self::HardwareCycles => "hardware cycle counter",
         }
@@ -184,11 +207,13 @@ pub type Outcome = Result<(), Refusal>;
 pub struct Probes(BTreeMap<Feature, Outcome>);
 
 impl Probes {
-    /// Tries every feature. `sys` is where sysfs is mounted, `cpu` one that is online; with
-    /// `verbose` the verifier's words on each refused program are kept.
+    /// Tries features. `sys` is where sysfs is mounted, `cpu` one that is online; with `verbose`
+    /// the verifier's words on each refused program are kept.
+    ///
+    /// The kernel's BTF, some 60 ms of reading, is needed for `tp_btf` programs and task iterators.
     #[must_use]
-    pub fn run(sys: &Path, cpu: u32, verbose: bool) -> Self {
-        let bpf = BpfProbe { sys, btf: kernel_btf(sys), verbose };
+    pub fn run(features: &[Feature], sys: &Path, cpu: u32, verbose: bool) -> Self {
+        let bpf = BpfProbe { sys, btf: OnceCell::new(), verbose };
         let outcome = |feature| match feature {
             Feature::HostCpuClock => refused(perf::cpu_clock(Whom::Cpu(cpu), true)),
             Feature::KernelCpuClock => refused(perf::cpu_clock(Whom::Us, true)),
@@ -199,7 +224,7 @@ impl Probes {
             Feature::HardwareCycles => refused(perf::cycles()),
             bpf_feature => bpf.outcome(bpf_feature),
         };
-        Self(Feature::ALL.into_iter().map(|feature| (feature, outcome(feature))).collect())
+        Self(features.iter().map(|feature| (*feature, outcome(*feature))).collect())
     }
 
     /// Records an outcome.
@@ -244,7 +269,7 @@ const MMAPABLE: u32 = 1 << 10;
 
 struct BpfProbe<'a> {
     sys: &'a Path,
-    btf: Option<Btf>,
+    btf: OnceCell<Option<Btf>>,
     verbose: bool,
 }
 
@@ -317,7 +342,7 @@ impl BpfProbe<'_> {
     }
 
     fn tracing(&self, name: &str, kind: BtfKind, attach_type: u32, flags: u32) -> Outcome {
-        let Some(btf) = &self.btf else {
+        let Some(btf) = self.btf.get_or_init(|| kernel_btf(self.sys)) else {
             return Err(Refusal::unasked("it needs the kernel's BTF, which cannot be read"));
         };
         let Ok(attach_btf_id) = btf.id_by_type_name_kind(name, kind) else {

@@ -11,7 +11,7 @@ fn allowed() -> bool {
 
 #[test]
 fn every_feature_is_tried_and_every_refusal_explained() {
-    let probes = Probes::run(Path::new("/sys"), 0, true);
+    let probes = Probes::run(&Feature::ALL, Path::new("/sys"), 0, true);
     assert_eq!(probes.iter().count(), Feature::ALL.len());
     for (feature, outcome) in probes.iter() {
         if let Err(refusal) = outcome {
@@ -27,7 +27,7 @@ fn a_privileged_test_finds_what_every_kernel_has() {
         eprintln!("skipped: needs root");
         return;
     }
-    let probes = Probes::run(Path::new("/sys"), 0, true);
+    let probes = Probes::run(&Feature::ALL, Path::new("/sys"), 0, true);
     for feature in [
         Feature::PerfEventProgram,
         Feature::RawTracepointProgram,
@@ -53,7 +53,7 @@ fn a_privileged_test_finds_what_every_kernel_has() {
     }
     // Without BTF and devices below sysfs these are refused without asking the kernel.
     let empty = tempfile::tempdir().unwrap();
-    let probes = Probes::run(empty.path(), 0, false);
+    let probes = Probes::run(&Feature::ALL, empty.path(), 0, false);
     assert_eq!(probes.refusal(Feature::TaskIterator).unwrap().errno, 0);
     assert_eq!(probes.refusal(Feature::KprobeProgram).unwrap().errno, 0);
     assert!(probes.works(Feature::PerfEventProgram));
@@ -68,7 +68,7 @@ fn a_refused_program_is_explained_by_the_verifier_when_asked() {
     // bpf_loop without the BTF that its callback needs.
     let program =
         Program { kind: PERF_EVENT, instructions: programs::LOOPING, ..Program::default() };
-    let probe = |verbose| BpfProbe { sys: Path::new("/sys"), btf: None, verbose };
+    let probe = |verbose| BpfProbe { sys: Path::new("/sys"), btf: OnceCell::new(), verbose };
     let silent = probe(false).program(&program).unwrap_err();
     assert_eq!((silent.errno, silent.verifier_log), (libc::EINVAL, None));
     assert!(probe(true).program(&program).unwrap_err().verifier_log.is_some());
@@ -77,6 +77,7 @@ fn a_refused_program_is_explained_by_the_verifier_when_asked() {
 #[test]
 fn features_are_named_once() {
     let mut names: Vec<&str> = Feature::ALL.iter().map(|feature| feature.name()).collect();
+    assert!(names.iter().all(|name| name.len() <= 30), "they stand in columns");
     names.sort_unstable();
     names.dedup();
     assert_eq!(names.len(), Feature::ALL.len());
