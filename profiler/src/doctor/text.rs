@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::io::{self, Write};
 
 use super::report::{EngineReport, FeatureReport, Report};
-use crate::target::capabilities::{Capability, Lockdown};
+use crate::target::capabilities::{Capability, Lockdown, Settings};
 use crate::target::engine::advice::Missing;
 use crate::target::engine::{Engine, Scope};
 
@@ -62,29 +62,31 @@ fn host(report: &Report, out: &mut dyn Write) -> io::Result<()> {
         line("", &"(in a user namespace of its own they do not count for BPF and perf)")?;
     }
     line("Container", &report.container.statement())?;
-    let settings = &report.settings;
-    let number = |value: Option<i64>| value.map_or("unset".to_owned(), |value| value.to_string());
-    line(
-        "Settings",
-        &format!(
-            "perf_event_paranoid {}, kptr_restrict {}, unprivileged_bpf_disabled {}",
-            number(settings.perf_event_paranoid),
-            number(settings.kptr_restrict),
-            number(settings.unprivileged_bpf_disabled),
-        ),
-    )?;
-    let amount = |value: Option<u64>| value.map_or("unset".to_owned(), |value| value.to_string());
-    let (rate, memory) = (settings.perf_event_max_sample_rate, settings.perf_event_mlock_kb);
-    line(
-        "",
-        &format!(
-            "perf_event_max_sample_rate {}, perf_event_mlock_kb {}",
-            amount(rate),
-            amount(memory)
-        ),
-    )?;
+    let [first, second] = settings(&report.settings);
+    line("Settings", &first)?;
+    line("", &second)?;
     let symbols = if report.kernel_symbols { "readable" } else { "hidden from this user" };
     line("Kernel symbols", &symbols)
+}
+
+/// The kernel's settings in two lines.
+fn settings(settings: &Settings) -> [String; 2] {
+    fn show(name: &str, value: Option<impl Display>) -> String {
+        value.map_or_else(|| format!("{name} unset"), |value| format!("{name} {value}"))
+    }
+    [
+        [
+            show("perf_event_paranoid", settings.perf_event_paranoid),
+            show("kptr_restrict", settings.kptr_restrict),
+            show("unprivileged_bpf_disabled", settings.unprivileged_bpf_disabled),
+        ]
+        .join(", "),
+        [
+            show("perf_event_max_sample_rate", settings.perf_event_max_sample_rate),
+            show("perf_event_mlock_kb", settings.perf_event_mlock_kb),
+        ]
+        .join(", "),
+    ]
 }
 
 fn user(report: &Report) -> String {
