@@ -1,7 +1,7 @@
 //! `flame-graph doctor`: what this host allows, which engine each subcommand would use, and what
 //! each thing costs that is missing.
 //!
-//! [`report`] is the answer as data, with the field names of `--json`; [`text`] is the same for
+//! [`report`] is the answer as data, with the field names of `--json`; `text` is the same for
 //! people.
 
 pub mod report;
