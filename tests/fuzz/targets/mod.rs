@@ -64,7 +64,7 @@ fn samples() {
     assert!(Sample::decode(&seed).is_ok());
     fuzz("samples", vec![seed], |bytes| {
         let Ok(sample) = Sample::decode(bytes) else { return };
-        sample.comm();
+        let _ = sample.comm();
         for address in (0..64).chain([u64::MAX - 7, u64::MAX]) {
             let _ = sample.word(address);
             let _ = sample.word(sample.header.registers.sp.wrapping_add(address));
