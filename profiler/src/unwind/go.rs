@@ -278,7 +278,7 @@ impl FrameState {
             return [Some((from, BY_POINTER)), None];
         }
         // The frame pointer stays on the old stack.
-        let by_bp = Rule { cfa: cfa::BP, cfa_offset: 16, ..by_sp };
+        let by_bp = Rule { cfa: cfa::BP_SWITCH, cfa_offset: 16, ..by_sp };
         let switched = if self.parks { END } else { by_bp };
         [(from < self.set_at).then_some((from, by_sp)), Some((from.max(self.set_at), switched))]
     }

@@ -68,7 +68,7 @@ fn compare(program: &[u8]) {
     }
     let switch = address_of(program, "runtime.systemstack.abi0");
     assert_eq!(rule_at(&compiled, switch + 1).cfa, cfa::SP);
-    assert_eq!(rule_at(&compiled, switch + 0x20).cfa, cfa::BP);
+    assert_eq!(rule_at(&compiled, switch + 0x20).cfa, cfa::BP_SWITCH);
 }
 
 #[test]
