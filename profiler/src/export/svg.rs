@@ -26,6 +26,9 @@ use crate::{
 
 /// Frames narrower than this share of the width, in percent, are not drawn: a tenth of a pixel.
 const MIN_WIDTH: f64 = 0.01;
+/// Width of a character by its height. Common monospace fonts have 0.60; with a little more, text
+/// that is cut to fit does fit.
+const FONT_WIDTH: f64 = 0.62;
 /// Longer titles would run into the picture's own buttons.
 const TITLE_LENGTH: usize = 80;
 /// Stand for `;` and the space on the way through inferno.
@@ -59,6 +62,7 @@ fn options<'a>(profile: &Profile, palette: &'a mut PaletteMap) -> Options<'a> {
     options.subtitle = Some(text::caption(profile));
     options.count_name = text::count_name(profile);
     options.min_width = MIN_WIDTH;
+    options.font_width = FONT_WIDTH;
     options.bgcolors = Some(BackgroundColor::Grey);
     options.palette_map = Some(palette);
     options.text_truncate_direction = TextTruncateDirection::Right;
