@@ -1,12 +1,15 @@
 //! The one module that knows every stage, from source to exporter.
 
+mod cpu;
+mod stats;
+
 use std::{
     fmt::{self, Write as _},
     fs::File,
     io::{self, BufReader, IsTerminal as _, Write as _},
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 
 use crate::{
     export::{
@@ -15,7 +18,7 @@ use crate::{
     },
     fold::View,
     model::profile::Profile,
-    plan::{CpuPlan, FilePlan, Plan},
+    plan::{FilePlan, Plan},
     source,
 };
 
@@ -34,23 +37,20 @@ pub enum Exit {
 /// One sentence, with its causes, on what failed.
 pub fn run(plan: Plan) -> anyhow::Result<Exit> {
     match plan {
-        Plan::Cpu(plan) => cpu(&plan),
+        Plan::Cpu(plan) => cpu::cpu(&plan),
         Plan::File(plan) => file(&plan),
         Plan::Doctor { json, verbose } => doctor(json, verbose),
     }
 }
 
-// --- cpu ------------------------------------------------------------------------------------
-
-fn cpu(plan: &CpuPlan) -> anyhow::Result<Exit> {
-    check(&plan.outputs)?;
-    bail!("recording is not built into this version: it draws folded stacks (`flame-graph file`)");
-}
-
 // --- doctor ---------------------------------------------------------------------------------
 
-fn doctor(_json: bool, _verbose: bool) -> anyhow::Result<Exit> {
-    bail!("`doctor` is not built into this version");
+fn doctor(json: bool, verbose: bool) -> anyhow::Result<Exit> {
+    match crate::doctor::run(json, verbose, &mut io::stdout().lock()) {
+        // A reader that has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Exit::Done),
+        result => result.map(|()| Exit::Done).context("cannot write to standard output"),
+    }
 }
 
 // --- file -----------------------------------------------------------------------------------

@@ -165,13 +165,29 @@ fn failed(path: &Path) -> impl Fn(ExportError) -> OutputError {
     move |source| OutputError::Failed { name: format!("{path:?}"), source }
 }
 
-/// A whole file in the folder of `path`, under a temporary name that goes with it.
-fn stage(profile: &Profile, path: &Path, format: Format) -> Result<NamedTempFile, ExportError> {
+/// Writes a file whole or not at all.
+///
+/// # Errors
+/// [`OutputError::Failed`].
+pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), OutputError> {
+    let mut file = temporary(path).map_err(|error| failed(path)(error.into()))?;
+    file.write_all(bytes).map_err(|error| failed(path)(error.into()))?;
+    file.persist(path).map_err(|error| failed(path)(error.error.into()))?;
+    Ok(())
+}
+
+/// An empty file in the folder of `path`, under a temporary name that goes with it.
+fn temporary(path: &Path) -> io::Result<NamedTempFile> {
     // The umask still applies to these permissions.
-    let mut file = tempfile::Builder::new()
+    tempfile::Builder::new()
         .prefix(".flame-graph-")
         .permissions(Permissions::from_mode(0o644))
-        .tempfile_in(folder_of(path))?;
+        .tempfile_in(folder_of(path))
+}
+
+/// A whole file in the folder of `path`, under a temporary name that goes with it.
+fn stage(profile: &Profile, path: &Path, format: Format) -> Result<NamedTempFile, ExportError> {
+    let mut file = temporary(path)?;
     let mut out = BufWriter::with_capacity(1 << 16, file.as_file_mut());
     format.exporter().export(profile, &mut out)?;
     out.flush()?;

@@ -35,7 +35,7 @@ const LOSSES: [Loss; 7] = [
     Loss::TargetsFull,
     Loss::SidebandLost,
     Loss::Throttled,
-    Loss::BacklogFull,
+    Loss::TablesFull,
     Loss::Malformed,
 ];
 

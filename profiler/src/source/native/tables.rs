@@ -126,6 +126,17 @@ impl FreeList {
     }
 }
 
+/// A part of a mapping, in bytes from its start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Its first byte.
+    pub start: u64,
+    /// The byte after its last.
+    pub end: u64,
+    /// The page index entry of its first page; None: it has no rows.
+    pub first_page: Option<u32>,
+}
+
 /// Where the rows of one file are installed.
 #[derive(Clone, Debug, Default)]
 pub struct FileTables {
@@ -134,13 +145,57 @@ pub struct FileTables {
 }
 
 impl FileTables {
-    /// The page index entry for the page of text at a file offset; None: not in the text.
-    #[must_use]
-    pub fn first_page(&self, file_offset: u64) -> Option<u32> {
-        self.text.iter().find_map(|(range, extent)| {
-            let page_offset = range.offset & !(TEXT_PAGE - 1);
-            let page = u32::try_from(file_offset.checked_sub(page_offset)? >> TEXT_PAGE_SHIFT);
-            page.ok().filter(|page| *page < extent.len).map(|page| extent.start + page)
+    /// Splits a mapping of `len` bytes from a file offset on into what has pages in the index and
+    /// what has not. Where two text ranges share a page of the file, the mapping belongs to the
+    /// one that it overlaps most.
+    pub fn pieces(&self, offset: u64, len: u64) -> impl Iterator<Item = Piece> + use<> {
+        let end = offset.saturating_add(len);
+        let mut overlaps: Vec<(u64, u64, u64, u32)> = Vec::new();
+        for (range, extent) in &self.text {
+            let first = range.offset & !(TEXT_PAGE - 1);
+            let last = first + u64::from(extent.len) * TEXT_PAGE;
+            if first.max(offset) < last.min(end) {
+                overlaps.push((first.max(offset), last.min(end), first, extent.start));
+            }
+        }
+        overlaps.sort_by_key(|(from, to, ..)| std::cmp::Reverse(to - from));
+        let mut pieces: Vec<Piece> = Vec::new();
+        for (from, to, first, page) in overlaps {
+            // What a larger overlap has taken is at one end of it.
+            let from = pieces
+                .iter()
+                .map(|p| p.end)
+                .filter(|end| *end > from && *end <= to)
+                .max()
+                .unwrap_or(from);
+            let to = pieces
+                .iter()
+                .map(|p| p.start)
+                .filter(|s| *s < to && *s >= from)
+                .min()
+                .unwrap_or(to);
+            if from < to && !pieces.iter().any(|p| p.start <= from && to <= p.end) {
+                let page = page + ((from - first) >> TEXT_PAGE_SHIFT) as u32;
+                pieces.push(Piece { start: from, end: to, first_page: Some(page) });
+            }
+        }
+        pieces.sort_by_key(|piece| piece.start);
+        let mut all = Vec::with_capacity(pieces.len() * 2 + 1);
+        let mut at = offset;
+        for piece in pieces {
+            if at < piece.start {
+                all.push(Piece { start: at, end: piece.start, first_page: None });
+            }
+            at = piece.end;
+            all.push(piece);
+        }
+        if at < end {
+            all.push(Piece { start: at, end, first_page: None });
+        }
+        all.into_iter().map(move |piece| Piece {
+            start: piece.start - offset,
+            end: piece.end - offset,
+            ..piece
         })
     }
 
@@ -159,6 +214,7 @@ pub struct Tables<S> {
     pages: FreeList,
     mappings: FreeList,
     rows: u64,
+    rows_ever: u64,
 }
 
 impl<S: Storage> Tables<S> {
@@ -174,12 +230,18 @@ impl<S: Storage> Tables<S> {
             pages,
             mappings,
             rows: 0,
+            rows_ever: 0,
         }
     }
 
     /// Rows installed now.
     pub fn rows(&self) -> u64 {
         self.rows
+    }
+
+    /// Rows that were ever installed.
+    pub fn rows_ever(&self) -> u64 {
+        self.rows_ever
     }
 
     /// Rules in use.
@@ -203,6 +265,7 @@ impl<S: Storage> Tables<S> {
             Ok(()) => {
                 fence(Ordering::Release);
                 self.rows += file.rows();
+                self.rows_ever += file.rows();
                 Ok(file)
             }
             Err(full) => {
@@ -388,13 +451,7 @@ struct Packed {
 
 impl Packed {
     /// Packs a page: `carried` is the rule that holds at its start.
-    fn page(
-        &mut self,
-        start: u64,
-        carried: u32,
-        rows: &[crate::unwind::RowAt],
-        numbers: &[u16],
-    ) {
+    fn page(&mut self, start: u64, carried: u32, rows: &[crate::unwind::RowAt], numbers: &[u16]) {
         let before = self.rows.len();
         if rows.first().is_none_or(|row| row.address > start) {
             self.rows.push(Row::new(0, numbers[carried as usize]));

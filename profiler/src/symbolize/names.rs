@@ -1,0 +1,112 @@
+//! Names of functions: demangled symbols, and placeholders where there is none.
+
+use std::fmt::{self, Write};
+
+/// Longer names are cut: some demangle to megabytes.
+const MAX_NAME: usize = 4096;
+
+/// A readable form of a symbol name: Rust (legacy and v0) without its hash, C++ without parameters
+/// and return type; anything else as it is, without a symbol version.
+#[must_use]
+pub fn demangle(symbol: &[u8]) -> String {
+    let symbol = String::from_utf8_lossy(&symbol[..symbol.len().min(MAX_NAME)]);
+    let symbol = unversioned(&symbol);
+    let mut name = Bounded(String::new());
+    if let Ok(rust) = rustc_demangle::try_demangle(symbol) {
+        // A name that outgrows the bound fails to write and is kept up to there.
+        let _ = write!(name, "{rust:#}");
+        return name.0;
+    }
+    if symbol.starts_with("_Z")
+        && let Ok(cpp) = cpp_demangle::Symbol::new(symbol)
+    {
+        let options = cpp_demangle::DemangleOptions::new().no_params().no_return_type();
+        let whole = cpp.structured_demangle(&mut name, &options).is_ok();
+        if whole || name.0.len() >= MAX_NAME / 2 {
+            return name.0;
+        }
+    }
+    symbol.to_owned()
+}
+
+/// The name that a runtime gave its code, as it is.
+#[must_use]
+pub fn made(name: &[u8]) -> String {
+    String::from_utf8_lossy(&name[..name.len().min(MAX_NAME)]).into_owned()
+}
+
+/// `read@@GLIBC_2.2.5` is `read`.
+fn unversioned(symbol: &str) -> &str {
+    match symbol.split_once('@') {
+        Some((name, _)) if !name.is_empty() => name,
+        _ => symbol,
+    }
+}
+
+/// Name of the file at the end of a path as the kernel reports it.
+#[must_use]
+pub fn file_name(path: &str) -> &str {
+    let path = path.strip_suffix(" (deleted)").unwrap_or(path);
+    path.rsplit('/').find(|part| !part.is_empty()).unwrap_or(path)
+}
+
+/// The placeholder for an unknown function: `[libfoo.so+0x1234]`.
+#[must_use]
+pub fn unknown(module: &str, offset: u64) -> String {
+    // `[vdso]` keeps one pair of brackets.
+    let module = module.strip_prefix('[').and_then(|m| m.strip_suffix(']')).unwrap_or(module);
+    format!("[{module}+{offset:#x}]")
+}
+
+/// Text that refuses to grow without end.
+struct Bounded(String);
+
+impl Write for Bounded {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if self.0.len() + text.len() > MAX_NAME {
+            return Err(fmt::Error);
+        }
+        self.0.push_str(text);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_demangled() {
+        for (symbol, name) in [
+            ("main", "main"),
+            ("read@@GLIBC_2.2.5", "read"),
+            ("_ZN3foo3barEi", "foo::bar"),
+            ("_ZN4core3ptr4read17h0123456789abcdefE", "core::ptr::read"),
+            ("_RNvCskwGfYPst2Cb_3foo16example_function", "foo::example_function"),
+            ("_Z3addIiET_S0_S0_", "add<int>"),
+            ("_Znot_mangled", "_Znot_mangled"),
+        ] {
+            assert_eq!(demangle(symbol.as_bytes()), name);
+        }
+    }
+
+    #[test]
+    fn hostile_names_stay_bounded() {
+        assert!(demangle(&[b'a'; 100_000]).len() <= MAX_NAME);
+        assert!(demangle(&[0xff; 4096]).len() <= 3 * MAX_NAME);
+        // Each S_ doubles what is printed.
+        let bomb = format!("_Z1fI{}E", "1AIS_S_E".repeat(200));
+        assert!(demangle(bomb.as_bytes()).len() <= MAX_NAME);
+        let deep = format!("_Z1f{}", "P".repeat(4000));
+        assert!(demangle(deep.as_bytes()).len() <= MAX_NAME);
+    }
+
+    #[test]
+    fn placeholders_name_module_and_offset() {
+        assert_eq!(
+            unknown(file_name("/usr/lib/libfoo.so.1 (deleted)"), 0x12),
+            "[libfoo.so.1+0x12]"
+        );
+        assert_eq!(unknown("[vdso]", 0x9c0), "[vdso+0x9c0]");
+    }
+}
