@@ -181,9 +181,7 @@ impl Reader {
         self.stacks.add(id, 0, count);
         Ok(())
     }
-}
 
-impl Reader {
     /// The index of the frame that a text stands for.
     fn frame(&mut self, line: u64, text: &str, first: bool) -> Result<u32, FoldedError> {
         let slot = usize::from(first);
