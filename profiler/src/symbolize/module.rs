@@ -132,14 +132,13 @@ fn chain(symbol: Option<&[u8]>, calls: Vec<Call>) -> Chain {
     }
     let mut named = Chain::with_capacity(calls.len());
     for (level, call) in calls.into_iter().enumerate() {
-        // The compiled function's own symbol also tells its clones apart; a function that has
-        // neither still stands for the call.
+        // The compiled function's own symbol also tells its clones apart.
         let name = match (level, symbol, call.name) {
             (0, Some(symbol), _) => demangle(symbol),
             (_, _, Some(name)) => demangle(&name),
             // A line without a function.
             (0, None, None) => return Chain::new(),
-            (_, _, None) => "[inlined function]".to_owned(),
+            (_, _, None) => continue,
         };
         named.push(Named { name, position: call.position });
     }

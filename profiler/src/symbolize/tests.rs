@@ -518,3 +518,68 @@ fn a_supplementary_file_is_read() {
     let module = module(&path);
     assert_eq!(deepest(&path, &module, &Options::default()), CHAIN);
 }
+
+#[test]
+fn hostile_debug_information_neither_panics_nor_takes_long() {
+    let (_dir, path) = inlining(&["-g"]);
+    let whole = std::fs::read(&path).unwrap();
+    let module = module(&path);
+    let offsets: Vec<u64> = extent(&path, "outer").collect();
+    let ranges: Vec<(u64, u64)> = {
+        let file = object::File::parse(&*whole).unwrap();
+        let debug = |name: &str| name.starts_with(".debug_") || name.ends_with("tab");
+        let sections = file.sections().filter(|s| s.name().is_ok_and(debug));
+        sections.filter_map(|section| section.file_range()).collect()
+    };
+    // A fixed sequence (SplitMix64): a failure comes back.
+    let mut state: u64 = 1;
+    let mut random = move |below: u64| {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % below
+    };
+    let start = std::time::Instant::now();
+    let mut unharmed = 0;
+    for _ in 0..2000 {
+        let mut broken = whole.clone();
+        for _ in 0..=random(8) {
+            let (offset, size) = ranges[usize::try_from(random(ranges.len() as u64)).unwrap()];
+            let byte = usize::try_from(offset + random(size.max(1))).unwrap();
+            broken[byte] = u8::try_from(random(256)).unwrap();
+        }
+        // No panic is caught here: there shall be none.
+        let chains = module::resolve_image(&broken, &module, &offsets, &Options::default());
+        unharmed += usize::from(chains.iter().any(|chain| chain.len() == 3));
+    }
+    assert!(unharmed > 200, "only {unharmed} of 2000 had their names");
+    assert!(start.elapsed() < Duration::from_secs(60));
+}
+
+#[test]
+fn deep_nesting_does_not_exhaust_the_stack() {
+    // 200,000 inlined calls within each other, in a function of one byte.
+    let dir = tempfile::tempdir().unwrap();
+    let deep = 200_000;
+    let source = format!(
+        ".text\n.globl deep\ndeep: ret\n.size deep, 1\n.type deep, @function\n\
+         .section .debug_abbrev\n.uleb128 1,0x11\n.byte 1\n.uleb128 0x11,1,0x12,7,0,0\n\
+         .uleb128 2,0x2e\n.byte 1\n.uleb128 3,8,0x11,1,0x12,7,0,0\n\
+         .uleb128 3,0x1d\n.byte 1\n.uleb128 3,8,0x11,1,0x12,7,0,0\n.byte 0\n\
+         .section .debug_info\n.long end - begin\nbegin: .value 4\n.long 0\n.byte 8\n\
+         .uleb128 1\n.quad deep, 1\n.uleb128 2\n.string \"deep\"\n.quad deep, 1\n\
+         .rept {deep}\n.uleb128 3\n.string \"in\"\n.quad deep, 1\n.endr\n.zero {}\nend:\n",
+        deep + 2
+    );
+    std::fs::write(dir.path().join("deep.s"), source).unwrap();
+    run("gcc", &["-shared", "-nostdlib", "deep.s", "-o", "deep.so"], dir.path());
+    let path = dir.path().join("deep.so");
+    let data = std::fs::read(&path).unwrap();
+    let file = object::File::parse(&*data).unwrap();
+    let at = extent(&path, "deep").start;
+    assert!(file.section_by_name(".debug_info").is_some());
+    let names = names_at(&module(&path), at, &Options::default());
+    assert_eq!(names[0], "deep");
+    assert!(names.len() > 100, "{}", names.len());
+}
