@@ -43,6 +43,15 @@ impl Segments {
             .find(|s| offset.checked_sub(s.offset).is_some_and(|into| into < s.size))
             .map(|s| s.address.wrapping_add(offset - s.offset))
     }
+
+    /// The other way round.
+    #[must_use]
+    pub fn offset(&self, address: u64) -> Option<u64> {
+        self.0
+            .iter()
+            .find(|s| address.checked_sub(s.address).is_some_and(|into| into < s.size))
+            .map(|s| s.offset.wrapping_add(address - s.address))
+    }
 }
 
 /// A symbol and the code it covers.

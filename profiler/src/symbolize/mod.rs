@@ -6,8 +6,9 @@
 //! * The vDSO and the kernel ([`kernel`]): from the running kernel.
 //! * Code made at run time ([`jit`]): from the files that its process wrote.
 //!
-//! A file that is missing or broken costs only its own names: frames without one read
-//! `[module+0xoffset]`.
+//! A file that is missing or broken costs only its own names. Frames without one read
+//! `[module+0xoffset]`, where the offset is that of the byte in the file at which the function
+//! begins when unwind tables tell ([`unnamed`]), else of the address itself.
 
 mod debug_files;
 pub mod dwarf;
@@ -17,6 +18,7 @@ pub mod jit;
 pub mod kernel;
 mod module;
 pub mod names;
+mod unnamed;
 mod vdso;
 
 use std::{
@@ -220,6 +222,7 @@ fn user_frames(
 fn frames(chain: Chain, kind: FrameKind, module: &Arc<str>) -> Vec<Frame> {
     let frame = |(level, named): (usize, Named)| Frame {
         inlined: level > 0,
+        symbol: named.known,
         module: (kind == FrameKind::Native).then(|| Arc::clone(module)),
         file: named.position.file.map(Into::into),
         line: named.position.line,

@@ -9,15 +9,18 @@ use super::{
     dwarf::{self, Call, Position},
     elf,
     image::Image,
-    names::{demangle, made},
+    names::{demangle, file_name, made, unknown},
+    unnamed,
 };
 use crate::model::profile::Module;
 
 /// A function at an address, ready to become a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Named {
-    /// Demangled name.
+    /// Demangled name, or a placeholder.
     pub name: String,
+    /// Whether somebody gave it this name.
+    pub known: bool,
     /// Where in it the address is, as far as known.
     pub position: Position,
 }
@@ -26,12 +29,12 @@ impl Named {
     /// A function that a runtime made and named.
     #[must_use]
     pub fn made(name: &[u8]) -> Self {
-        Self { name: made(name), position: Position::default() }
+        Self { name: made(name), known: true, position: Position::default() }
     }
 }
 
 /// The functions at an address: the compiled one, then those inlined into it, outermost first.
-/// Empty when it has no name.
+/// Empty when nothing is known of it.
 pub type Chain = Vec<Named>;
 
 /// The functions at each byte of the file (offsets ascending and distinct).
@@ -65,7 +68,16 @@ pub fn resolve_image(
     at.sort_unstable();
     let mut addresses: Vec<u64> = at.iter().map(|(address, _)| *address).collect();
     addresses.dedup();
-    let found = resolve_addresses(&file, module, &addresses, options);
+    let mut found = resolve_addresses(&file, module, &addresses, options);
+    let unnamed = found.iter().zip(&addresses).filter(|(chain, _)| chain.is_empty());
+    let unnamed: Vec<u64> = unnamed.map(|(_, address)| *address).collect();
+    let starts = unnamed::starts(&file, &unnamed);
+    for (chain, start) in found.iter_mut().filter(|chain| chain.is_empty()).zip(starts) {
+        if let Some(offset) = start.and_then(|start| segments.offset(start)) {
+            let name = unknown(file_name(&module.path), offset);
+            chain.push(Named { name, known: false, position: Position::default() });
+        }
+    }
     for (address, index) in at {
         if let Ok(position) = addresses.binary_search(&address) {
             chains[index].clone_from(&found[position]);
@@ -127,7 +139,8 @@ fn inlined(
 /// What symbol table and DWARF know of an address, together.
 fn chain(symbol: Option<&[u8]>, calls: Vec<Call>) -> Chain {
     if calls.is_empty() {
-        let named = symbol.map(|s| Named { name: demangle(s), position: Position::default() });
+        let named =
+            symbol.map(|s| Named { name: demangle(s), known: true, position: Position::default() });
         return named.into_iter().collect();
     }
     let mut named = Chain::with_capacity(calls.len());
@@ -140,7 +153,7 @@ fn chain(symbol: Option<&[u8]>, calls: Vec<Call>) -> Chain {
             (0, None, None) => return Chain::new(),
             (_, _, None) => continue,
         };
-        named.push(Named { name, position: call.position });
+        named.push(Named { name, known: true, position: call.position });
     }
     named
 }
