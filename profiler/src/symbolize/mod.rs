@@ -18,6 +18,7 @@ pub mod jit;
 pub mod kernel;
 mod module;
 pub mod names;
+mod plt;
 mod unnamed;
 mod vdso;
 
@@ -140,8 +141,10 @@ impl Names {
             }
         };
         let kernel = std::thread::scope(|scope| {
-            for _ in 1..THREADS.min(wanted.user.len()) {
-                scope.spawn(work);
+            // This thread begins with the kernel's list, which takes the kernel 0.1 s to print.
+            for _ in 1..THREADS.min(wanted.user.len() + 1) {
+                // Without it this thread does all.
+                let _ = std::thread::Builder::new().spawn_scoped(scope, work);
             }
             let kernel = kernel_frames(&wanted.kernel, options);
             work();

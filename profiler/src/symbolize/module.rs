@@ -10,7 +10,7 @@ use super::{
     elf,
     image::Image,
     names::{demangle, file_name, made, unknown},
-    unnamed,
+    plt, unnamed,
 };
 use crate::model::profile::Module;
 
@@ -26,7 +26,7 @@ pub struct Named {
 }
 
 impl Named {
-    /// A function that a runtime made and named.
+    /// A function whose name is not mangled.
     #[must_use]
     pub fn made(name: &[u8]) -> Self {
         Self { name: made(name), known: true, position: Position::default() }
@@ -71,9 +71,13 @@ pub fn resolve_image(
     let mut found = resolve_addresses(&file, module, &addresses, options);
     let unnamed = found.iter().zip(&addresses).filter(|(chain, _)| chain.is_empty());
     let unnamed: Vec<u64> = unnamed.map(|(_, address)| *address).collect();
+    let stubs = plt::names(&file, &unnamed);
     let starts = unnamed::starts(&file, &unnamed);
-    for (chain, start) in found.iter_mut().filter(|chain| chain.is_empty()).zip(starts) {
-        if let Some(offset) = start.and_then(|start| segments.offset(start)) {
+    let unnamed = found.iter_mut().filter(|chain| chain.is_empty());
+    for (chain, (stub, start)) in unnamed.zip(stubs.into_iter().zip(starts)) {
+        if let Some(stub) = stub {
+            chain.push(Named::made(&stub));
+        } else if let Some(offset) = start.and_then(|start| segments.offset(start)) {
             let name = unknown(file_name(&module.path), offset);
             chain.push(Named { name, known: false, position: Position::default() });
         }

@@ -29,7 +29,7 @@ pub fn demangle(symbol: &[u8]) -> String {
     symbol.to_owned()
 }
 
-/// The name that a runtime gave its code, as it is.
+/// A name that is not mangled, as it is.
 #[must_use]
 pub fn made(name: &[u8]) -> String {
     String::from_utf8_lossy(&name[..name.len().min(MAX_NAME)]).into_owned()

@@ -586,3 +586,31 @@ fn deep_nesting_does_not_exhaust_the_stack() {
     assert_eq!(names[0], "deep");
     assert!(names.len() > 100, "{}", names.len());
 }
+
+#[test]
+fn linkage_stubs_have_the_name_of_what_they_call() {
+    let source =
+        "#include <stdlib.h>\nint main(int n, char **a) { return atoi(a[0]) + abs(rand()); }";
+    for binding in ["-Wl,-z,lazy", "-Wl,-z,now", "-fcf-protection=full"] {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("prog.c"), source).unwrap();
+        run("gcc", &["-O2", "-fno-builtin", binding, "prog.c", "-o", "prog"], dir.path());
+        run("strip", &["prog"], dir.path());
+        let path = dir.path().join("prog");
+        let data = std::fs::read(&path).unwrap();
+        let file = object::File::parse(&*data).unwrap();
+        let module = module(&path);
+        let mut names = std::collections::BTreeSet::new();
+        for section in [".plt", ".plt.sec", ".plt.got"] {
+            let Some(section) = file.section_by_name(section) else { continue };
+            let (offset, size) = section.file_range().unwrap();
+            names.extend(
+                (offset..offset + size)
+                    .map(|at| names_at(&module, at, &Options::default()).remove(0)),
+            );
+        }
+        for stub in ["rand@plt", "abs@plt"] {
+            assert!(names.contains(stub), "{binding}: {names:?}");
+        }
+    }
+}
