@@ -1,4 +1,5 @@
 //! Codecs of stack and profile formats: bytes in, model out, no I/O.
 
+pub mod go_pclntab;
 pub mod jitdump;
 pub mod perf_map;

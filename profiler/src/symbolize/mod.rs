@@ -13,6 +13,7 @@
 mod debug_files;
 pub mod dwarf;
 pub mod elf;
+mod go;
 pub mod image;
 pub mod jit;
 pub mod kernel;

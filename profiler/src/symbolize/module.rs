@@ -7,7 +7,7 @@ use object::Object;
 use super::{
     Options, debug_files,
     dwarf::{self, Call, Position},
-    elf,
+    elf, go,
     image::Image,
     names::{demangle, file_name, made, unknown},
     plt, unnamed,
@@ -107,6 +107,11 @@ fn resolve_addresses(
         .then(|| debug_files::separate(file, path, &options.debug_dirs))
         .flatten();
     let debug_file = debug.as_ref().and_then(|debug| object::File::parse(&*debug.image).ok());
+    if symbols.contains(&None) {
+        for (symbol, found) in symbols.iter_mut().zip(go::names(file, addresses)) {
+            *symbol = symbol.or(found);
+        }
+    }
     if let Some(debug_file) = &debug_file {
         for (symbol, found) in symbols.iter_mut().zip(elf::names(debug_file, addresses)) {
             *symbol = found.or(*symbol);

@@ -507,9 +507,7 @@ fn split_dwarf_is_read_from_dwo_files_and_from_a_package() {
 
 #[test]
 fn a_supplementary_file_is_read() {
-    if Command::new("dwz").arg("--version").output().is_err() {
-        assert!(std::env::var_os("CI").is_none(), "dwz is missing");
-        eprintln!("skipped: dwz is not installed");
+    if !has("dwz", "--version") {
         return;
     }
     let (dir, path) = inlining(&["-g"]);
@@ -611,6 +609,48 @@ fn linkage_stubs_have_the_name_of_what_they_call() {
         }
         for stub in ["rand@plt", "abs@plt"] {
             assert!(names.contains(stub), "{binding}: {names:?}");
+        }
+    }
+}
+
+/// A program that the tests can do without elsewhere, but not in CI.
+fn has(tool: &str, argument: &str) -> bool {
+    let found = Command::new(tool).arg(argument).output().is_ok_and(|out| out.status.success());
+    assert!(found || std::env::var_os("CI").is_none(), "{tool} is missing");
+    if !found {
+        eprintln!("skipped: {tool} is not installed");
+    }
+    found
+}
+
+#[test]
+fn go_programs_have_names_also_when_stripped() {
+    if !has("go", "version") {
+        return;
+    }
+    let source = "package main\n\
+        type T struct{ n int }\n\
+        //go:noinline\n\
+        func (t *T) work(n int) int { if n < 2 { return n }; return t.work(n-1) + t.n }\n\
+        func main() { println((&T{1}).work(30)) }\n";
+    let with_c = source.replace("package main\n", "package main\nimport \"C\"\n");
+    for (source, mode) in [(source, "exe"), (source, "pie"), (&with_c, "exe")] {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("main.go"), source).unwrap();
+        std::fs::write(dir.path().join("go.mod"), "module example\ngo 1.19\n").unwrap();
+        let mode = format!("-buildmode={mode}");
+        run("go", &["build", &mode, "-o", "full", "."], dir.path());
+        run("go", &["build", &mode, "-ldflags=-s -w", "-o", "prog", "."], dir.path());
+        // Stripping moves nothing.
+        let full = dir.path().join("full");
+        let at = extent(&full, "main.(*T).work");
+        let path = dir.path().join("prog");
+        let stripped = module(&path);
+        for offset in [at.start, at.end - 1] {
+            let names = names_at(&stripped, offset, &Options::default());
+            assert_eq!(names, ["main.(*T).work"], "{mode}");
+            let names = names_at(&module(&full), offset, &Options::default());
+            assert_eq!(names[0], "main.(*T).work", "{mode}");
         }
     }
 }
