@@ -5,6 +5,13 @@ use object::{
 };
 use rustc_hash::FxHashMap;
 
+/// Reads the headers of an ELF file; None when it is none, or they make no sense.
+#[must_use]
+pub fn parse(image: &[u8]) -> Option<object::File<'_>> {
+    // The parser knows other formats, which nothing here expects.
+    image.starts_with(&elf::ELFMAG).then(|| object::File::parse(image).ok()).flatten()
+}
+
 /// Where the bytes of a file are in its own address space.
 #[derive(Debug)]
 pub struct Segments(Vec<Segment>);

@@ -57,7 +57,7 @@ pub fn resolve_image(
     options: &Options,
 ) -> Vec<Chain> {
     let mut chains = vec![Chain::new(); offsets.len()];
-    let Ok(file) = object::File::parse(image) else { return chains };
+    let Some(file) = elf::parse(image) else { return chains };
     let segments = elf::Segments::of(&file);
     // Two offsets can lead to one address, and their order may differ from that of the addresses.
     let mut at: Vec<(u64, usize)> = offsets
@@ -106,7 +106,7 @@ fn resolve_addresses(
     let debug = (lacks_info || lacks_symbols)
         .then(|| debug_files::separate(file, path, &options.debug_dirs))
         .flatten();
-    let debug_file = debug.as_ref().and_then(|debug| object::File::parse(&*debug.image).ok());
+    let debug_file = debug.as_ref().and_then(|debug| elf::parse(&debug.image));
     if symbols.contains(&None) {
         for (symbol, found) in symbols.iter_mut().zip(go::names(file, addresses)) {
             *symbol = symbol.or(found);
@@ -137,10 +137,10 @@ fn inlined(
 ) -> Vec<dwarf::Chain> {
     let sections = dwarf::Sections::of(file);
     let shared = debug_files::supplementary(file, path, &options.debug_dirs);
-    let shared = shared.as_ref().and_then(|shared| object::File::parse(&*shared.image).ok());
+    let shared = shared.as_ref().and_then(|shared| elf::parse(&shared.image));
     let shared = shared.as_ref().map(dwarf::Sections::of);
     let package = debug_files::package(module).or_else(|| debug_files::package(path));
-    let package = package.as_ref().and_then(|package| object::File::parse(&*package.image).ok());
+    let package = package.as_ref().and_then(|package| elf::parse(&package.image));
     let elsewhere = dwarf::Elsewhere::new(package.as_ref(), module.parent());
     dwarf::resolve(&sections.dwarf(shared.as_ref()), &elsewhere, addresses)
 }

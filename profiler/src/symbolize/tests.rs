@@ -654,3 +654,25 @@ fn go_programs_have_names_also_when_stripped() {
         }
     }
 }
+
+#[test]
+fn the_same_recording_gives_the_same_profile() {
+    let (_dir, path) = inlining(&["-g"]);
+    let own = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let own = own.lines().find_map(|line| Some(line[line.find('/')?..].to_owned()));
+    let modules = || vec![module(&path), module(Path::new(own.as_ref().unwrap()))];
+    let stacks: Vec<[RawFrame; 2]> = extent(&path, "outer")
+        .chain(extent(&path, "main"))
+        .map(|at| [user(1, CodeAddress::Return(at)), user(0, CodeAddress::Exact(at))])
+        .collect();
+    let stacks: Vec<&[RawFrame]> = stacks.iter().map(|stack| &stack[..]).collect();
+    let listed = || {
+        let profile = symbolize(recording(modules(), &stacks), &Options::default());
+        let stack = |(id, values): (_, &[u64])| {
+            let frames: Vec<Frame> = profile.stacks.root_first(id).into_iter().cloned().collect();
+            (frames, values.to_vec())
+        };
+        profile.stacks.iter().map(stack).collect::<Vec<_>>()
+    };
+    assert_eq!(listed(), listed());
+}
