@@ -15,14 +15,14 @@ use aya_ebpf::{
 
 /// Runs at every tick of the sampling event on each CPU.
 #[perf_event]
-pub fn sample_cpu(ctx: PerfEventContext) -> u32 {
+fn sample_cpu(ctx: PerfEventContext) -> u32 {
     sample::take(&ctx);
     0
 }
 
 /// Runs when a task is created: `(parent, child)`.
 #[btf_tracepoint(function = "sched_process_fork")]
-pub fn follow_fork(ctx: BtfTracePointContext) -> i32 {
+fn follow_fork(ctx: BtfTracePointContext) -> i32 {
     targets::follow_fork(&ctx);
     0
 }

@@ -4,11 +4,11 @@ use core::ffi::c_void;
 
 use aya_ebpf::{
     EbpfContext as _,
-    bindings::bpf_perf_event_data,
+    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, bpf_perf_event_data},
     helpers::generated::{
         bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_task_btf,
         bpf_get_smp_processor_id, bpf_get_stack, bpf_ktime_get_ns, bpf_loop, bpf_probe_read_kernel,
-        bpf_probe_read_user, bpf_task_pt_regs,
+        bpf_probe_read_user, bpf_ringbuf_query, bpf_task_pt_regs,
     },
     programs::PerfEventContext,
 };
@@ -56,6 +56,10 @@ struct PtRegs {
 
 /// `PF_KTHREAD` (linux/sched.h).
 const PF_KTHREAD: u32 = 0x0020_0000;
+/// `PF_IO_WORKER`.
+const PF_IO_WORKER: u32 = 0x10;
+/// `PF_USER_WORKER`, since 6.4; before, the bit marks loaders of kernel modules for a moment.
+const PF_USER_WORKER: u32 = 0x4000;
 /// Code segment selector of 32-bit user code (`__USER32_CS`).
 const USER32_CS: u64 = 0x23;
 /// Most bytes copied from the stack at once.
@@ -122,12 +126,9 @@ fn kernel_stack(ctx: &PerfEventContext, scratch: &mut Scratch) -> u32 {
 /// Walks the user stack of the current task.
 #[inline(always)]
 fn user_stack(scratch: &mut Scratch, cpu: u32) {
-    // SAFETY: the current task, and `flags` at its offset in this kernel.
-    let (task, task_flags) = unsafe {
-        let task = bpf_get_current_task_btf();
-        (task, (task as *const u8).add(config::task_flags_offset()).cast::<u32>().read())
-    };
-    if task_flags & PF_KTHREAD != 0 {
+    // SAFETY: helper without preconditions.
+    let task = unsafe { bpf_get_current_task_btf() };
+    if !has_user_stack(task.cast()) {
         return;
     }
     let mut regs = core::mem::MaybeUninit::<PtRegs>::uninit();
@@ -151,7 +152,7 @@ fn user_stack(scratch: &mut Scratch, cpu: u32) {
         return;
     }
     // SAFETY: the value is copied at once.
-    let mappings = unsafe { PROCESSES.get(&scratch.header.pid) }
+    let mappings = unsafe { PROCESSES.get(scratch.header.pid) }
         .copied()
         .unwrap_or(ProcessMappings { first: 0, len: 0 });
     scratch.walk = Walk::new(registers(regs), mappings);
@@ -168,6 +169,22 @@ fn user_stack(scratch: &mut Scratch, cpu: u32) {
     {
         hand_up(scratch);
     }
+}
+
+/// Whether the registers that the current task entered the kernel with belong to memory that it
+/// still has.
+#[inline(always)]
+fn has_user_stack(task: *const u8) -> bool {
+    // SAFETY: the current task, whose fields lie at these offsets in this kernel.
+    let (flags, mm, execve) = unsafe {
+        (
+            task.add(config::task_flags_offset()).cast::<u32>().read(),
+            task.add(config::task_mm_offset()).cast::<u64>().read(),
+            task.add(config::task_execve_offset()).read() & config::task_execve_mask(),
+        )
+    };
+    // A kernel thread, a worker of io_uring or vhost, a task that is exiting or in execve(2).
+    flags & (PF_KTHREAD | PF_IO_WORKER | PF_USER_WORKER) == 0 && mm != 0 && execve == 0
 }
 
 #[inline(always)]
@@ -264,7 +281,13 @@ fn send(scratch: &mut Scratch) {
     // SAFETY: header and payload lie behind each other, and `size` does not exceed them.
     let record =
         unsafe { core::slice::from_raw_parts((&raw const *scratch).cast::<u8>(), size as usize) };
-    if SAMPLES.output_untyped::<[u8]>(record, 0).is_err() {
+    // The reader looks in at its own pace, and is woken only when it must hurry.
+    // SAFETY: the static is the ring buffer's definition, which the loader turns into the map.
+    let waiting = unsafe {
+        bpf_ringbuf_query((&raw const SAMPLES).cast_mut().cast(), u64::from(BPF_RB_AVAIL_DATA))
+    };
+    let wake = if waiting >= config::wake_bytes() { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
+    if SAMPLES.output_untyped::<[u8]>(record, u64::from(wake)).is_err() {
         count(Counter::RingFull, 1);
     }
 }

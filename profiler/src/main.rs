@@ -1,3 +1,58 @@
-//! The flame-graph command.
+//! The flame-graph command. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 caught nothing.
 
-fn main() {}
+use std::{fs, process::ExitCode};
+
+use clap::Parser as _;
+use flame_graph::{
+    cli::Cli,
+    pipeline::{self, Exit, say},
+    plan::{Host, Plan},
+};
+
+const FAILED: u8 = 1;
+const USAGE: u8 = 2;
+const NOTHING: u8 = 3;
+
+fn main() -> ExitCode {
+    // Ends the process itself on --help (0) and on what it cannot parse (2).
+    let cli = Cli::parse();
+    if cli.verbose() && log::set_logger(&Stderr).is_ok() {
+        log::set_max_level(log::LevelFilter::Debug);
+    }
+    let plan = match Plan::new(cli, &host()) {
+        Ok(plan) => plan,
+        Err(error) => {
+            say(format_args!("flame-graph: {error}\n"));
+            return ExitCode::from(USAGE);
+        }
+    };
+    match pipeline::run(plan) {
+        Ok(Exit::Done) => ExitCode::SUCCESS,
+        Ok(Exit::Nothing) => ExitCode::from(NOTHING),
+        Err(error) => {
+            say(format_args!("flame-graph: {error:#}\n"));
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+/// What of this host bounds a plan.
+fn host() -> Host {
+    let rate = fs::read_to_string("/proc/sys/kernel/perf_event_max_sample_rate");
+    Host { max_frequency: rate.ok().and_then(|text| text.trim().parse().ok()) }
+}
+
+/// With `--verbose`, what libraries log goes to standard error.
+struct Stderr;
+
+impl log::Log for Stderr {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        say(format_args!("{}: {}\n", record.target(), record.args()));
+    }
+
+    fn flush(&self) {}
+}

@@ -60,8 +60,8 @@ pub enum Loss {
     SidebandLost,
     /// The kernel throttled the sampling event.
     Throttled,
-    /// Too many samples waited for unwind tables.
-    BacklogFull,
+    /// Unwind rows or mappings did not fit into the walker's tables.
+    TablesFull,
     /// A record that could not be decoded.
     Malformed,
 }
@@ -76,7 +76,7 @@ impl Loss {
             Self::TargetsFull => "target table full",
             Self::SidebandLost => "process records lost",
             Self::Throttled => "throttled",
-            Self::BacklogFull => "backlog full",
+            Self::TablesFull => "walker tables full",
             Self::Malformed => "malformed record",
         }
     }

@@ -1,1 +1,22 @@
-//! Where samples come from.
+//! Where samples come from: the trait of all sources, and how a session with one is steered.
+
+pub mod folded;
+pub mod native;
+pub mod session;
+
+use crate::model::profile::Recording;
+use session::Session;
+
+/// Something that records stacks.
+pub trait Source {
+    /// What it tells beside the recording.
+    type Report;
+
+    /// Records until the session ends.
+    ///
+    /// # Errors
+    ///
+    /// When recording could not begin. What was recorded is never thrown away: trouble on the way
+    /// ends the recording early or is counted as loss.
+    fn record(self, session: &Session) -> anyhow::Result<(Recording, Self::Report)>;
+}

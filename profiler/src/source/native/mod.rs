@@ -2,15 +2,71 @@
 //!
 //! * [`ebpf`] samples and walks in the kernel.
 //! * [`sideband`] and [`processes`] follow processes and their mappings by perf side-band records.
-//! * [`modules`] keeps the mapped files and has their unwind rows compiled.
+//! * [`modules`] keeps the mapped files, which [`open`] opens and [`compile`] makes rows of.
 //! * [`tables`] holds the walker's tables, in memory that the kernel side shares.
-//! * [`recorder`] brings samples and process records into the order of time, finishes the walks
+//! * [`recorder`] brings [`samples`] and process records into the order of time, finishes the walks
 //!   that the kernel handed up, and interns stacks.
 
+pub mod compile;
 pub mod ebpf;
+pub mod extents;
 pub mod modules;
+pub mod open;
 pub mod processes;
 pub mod recorder;
 pub mod ring;
+pub mod samples;
 pub mod sideband;
 pub mod tables;
+
+use serde::Serialize;
+
+/// Which processes are sampled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// The whole host.
+    Host,
+    /// These processes.
+    Processes {
+        /// Their ids.
+        pids: Vec<u32>,
+        /// Also the processes that they create.
+        children: bool,
+    },
+}
+
+/// What a native engine tells beside its recording. Times are in milliseconds or nanoseconds as
+/// the name says, sizes in bytes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Report {
+    /// The sampled event: `cycles` or `cpu-clock`.
+    pub event: &'static str,
+    /// Frames of all stacks, user and kernel.
+    pub frames: u64,
+    /// User frames that were found by frame pointer, for want of unwind rows.
+    pub frames_by_pointer: u64,
+    /// Stacks that were finished in user space.
+    pub finished_in_user_space: u64,
+    /// Processes seen.
+    pub processes: u64,
+    /// Executable mappings seen.
+    pub mappings: u64,
+    /// Unwind rows that were installed.
+    pub unwind_rows: u64,
+    /// Bytes of these rows.
+    pub unwind_bytes: u64,
+    /// Bytes of all BPF maps as the kernel accounts them.
+    pub map_bytes: u64,
+    /// How often the sampling program ran, when it was measured.
+    pub bpf_runs: Option<u64>,
+    /// Run time of the sampling program in all.
+    pub bpf_nanoseconds: Option<u64>,
+    /// Run time by sample of the target.
+    pub bpf_nanoseconds_per_sample: Option<f64>,
+    /// Run time by user frame.
+    pub bpf_nanoseconds_per_frame: Option<f64>,
+    /// From the start of the program to the moment when sampling began.
+    pub start_to_recording_ms: f64,
+    /// From the start of the program to the first sample; None: there was none.
+    pub start_to_first_sample_ms: Option<f64>,
+}

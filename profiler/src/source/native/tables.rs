@@ -6,10 +6,7 @@
 //! given back is used again only after [`Tables::settle`] was called twice, which callers do once
 //! per round of draining (a walk takes microseconds, a round milliseconds).
 
-use std::{
-    collections::BTreeMap,
-    sync::atomic::{Ordering, fence},
-};
+use std::sync::atomic::{Ordering, fence};
 
 use profiler_ebpf::{
     walk::Env,
@@ -20,6 +17,7 @@ use profiler_ebpf::{
 };
 use rustc_hash::FxHashMap;
 
+use super::extents::{Extent, FreeList};
 use crate::unwind::{TextRange, UnwindRows};
 
 /// Memory for the tables.
@@ -69,61 +67,15 @@ pub enum TableFull {
     Mappings,
 }
 
-/// A run of entries in one table.
+/// A part of a mapping, in bytes from its start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Extent {
-    start: u32,
-    len: u32,
-}
-
-/// Free runs by start: first fit, neighbours merge.
-#[derive(Clone, Debug, Default)]
-struct FreeList {
-    runs: BTreeMap<u32, u32>,
-    resting: [Vec<Extent>; 2],
-}
-
-impl FreeList {
-    fn new(len: u32) -> Self {
-        Self { runs: BTreeMap::from([(0, len)]), resting: Default::default() }
-    }
-
-    fn take(&mut self, len: u32) -> Option<Extent> {
-        let (start, run) = self.runs.iter().find(|(_, run)| **run >= len).map(|(s, r)| (*s, *r))?;
-        self.runs.remove(&start);
-        if run > len {
-            self.runs.insert(start + len, run - len);
-        }
-        Some(Extent { start, len })
-    }
-
-    /// Gives an extent back, to be free after two more calls of `settle`.
-    fn rest(&mut self, extent: Extent) {
-        if extent.len > 0 {
-            self.resting[0].push(extent);
-        }
-    }
-
-    fn settle(&mut self) {
-        for extent in std::mem::take(&mut self.resting[1]) {
-            self.free(extent);
-        }
-        self.resting.swap(0, 1);
-    }
-
-    fn free(&mut self, Extent { mut start, mut len }: Extent) {
-        if let Some((before, run)) = self.runs.range(..start).next_back().map(|(s, r)| (*s, *r))
-            && before + run == start
-        {
-            self.runs.remove(&before);
-            start = before;
-            len += run;
-        }
-        if let Some(run) = self.runs.remove(&(start + len)) {
-            len += run;
-        }
-        self.runs.insert(start, len);
-    }
+pub struct Piece {
+    /// Its first byte.
+    pub start: u64,
+    /// The byte after its last.
+    pub end: u64,
+    /// The page index entry of its first page; None: it has no rows.
+    pub first_page: Option<u32>,
 }
 
 /// Where the rows of one file are installed.
@@ -134,13 +86,57 @@ pub struct FileTables {
 }
 
 impl FileTables {
-    /// The page index entry for the page of text at a file offset; None: not in the text.
-    #[must_use]
-    pub fn first_page(&self, file_offset: u64) -> Option<u32> {
-        self.text.iter().find_map(|(range, extent)| {
-            let page_offset = range.offset & !(TEXT_PAGE - 1);
-            let page = u32::try_from(file_offset.checked_sub(page_offset)? >> TEXT_PAGE_SHIFT);
-            page.ok().filter(|page| *page < extent.len).map(|page| extent.start + page)
+    /// Splits a mapping of `len` bytes from a file offset on into what has pages in the index and
+    /// what has not. Where two text ranges share a page of the file, the mapping belongs to the
+    /// one that it overlaps most.
+    pub fn pieces(&self, offset: u64, len: u64) -> impl Iterator<Item = Piece> + use<> {
+        let end = offset.saturating_add(len);
+        let mut overlaps: Vec<(u64, u64, u64, u32)> = Vec::new();
+        for (range, extent) in &self.text {
+            let first = range.offset & !(TEXT_PAGE - 1);
+            let last = first + u64::from(extent.len) * TEXT_PAGE;
+            if first.max(offset) < last.min(end) {
+                overlaps.push((first.max(offset), last.min(end), first, extent.start));
+            }
+        }
+        overlaps.sort_by_key(|(from, to, ..)| std::cmp::Reverse(to - from));
+        let mut pieces: Vec<Piece> = Vec::new();
+        for (from, to, first, page) in overlaps {
+            // What a larger overlap has taken is at one end of it.
+            let from = pieces
+                .iter()
+                .map(|p| p.end)
+                .filter(|end| *end > from && *end <= to)
+                .max()
+                .unwrap_or(from);
+            let to = pieces
+                .iter()
+                .map(|p| p.start)
+                .filter(|s| *s < to && *s >= from)
+                .min()
+                .unwrap_or(to);
+            if from < to && !pieces.iter().any(|p| p.start <= from && to <= p.end) {
+                let page = page + ((from - first) >> TEXT_PAGE_SHIFT) as u32;
+                pieces.push(Piece { start: from, end: to, first_page: Some(page) });
+            }
+        }
+        pieces.sort_by_key(|piece| piece.start);
+        let mut all = Vec::with_capacity(pieces.len() * 2 + 1);
+        let mut at = offset;
+        for piece in pieces {
+            if at < piece.start {
+                all.push(Piece { start: at, end: piece.start, first_page: None });
+            }
+            at = piece.end;
+            all.push(piece);
+        }
+        if at < end {
+            all.push(Piece { start: at, end, first_page: None });
+        }
+        all.into_iter().map(move |piece| Piece {
+            start: piece.start - offset,
+            end: piece.end - offset,
+            ..piece
         })
     }
 
@@ -159,6 +155,7 @@ pub struct Tables<S> {
     pages: FreeList,
     mappings: FreeList,
     rows: u64,
+    rows_ever: u64,
 }
 
 impl<S: Storage> Tables<S> {
@@ -174,12 +171,18 @@ impl<S: Storage> Tables<S> {
             pages,
             mappings,
             rows: 0,
+            rows_ever: 0,
         }
     }
 
     /// Rows installed now.
     pub fn rows(&self) -> u64 {
         self.rows
+    }
+
+    /// Rows that were ever installed.
+    pub fn rows_ever(&self) -> u64 {
+        self.rows_ever
     }
 
     /// Rules in use.
@@ -203,6 +206,7 @@ impl<S: Storage> Tables<S> {
             Ok(()) => {
                 fence(Ordering::Release);
                 self.rows += file.rows();
+                self.rows_ever += file.rows();
                 Ok(file)
             }
             Err(full) => {
@@ -306,6 +310,11 @@ impl<S: Storage> Tables<S> {
     }
 
     fn number_rules(&mut self, rules: &[Rule]) -> Result<Vec<u16>, TableFull> {
+        // Nothing is taken when not all of them fit: rules are never given back.
+        let new = rules.iter().filter(|rule| !self.rule_numbers.contains_key(rule)).count();
+        if self.rule_numbers.len() + new > MAX_RULES.min(self.storage.rules().len()) {
+            return Err(TableFull::Rules);
+        }
         let mut numbers = Vec::with_capacity(rules.len());
         for rule in rules {
             if let Some(number) = self.rule_numbers.get(rule) {
@@ -313,9 +322,6 @@ impl<S: Storage> Tables<S> {
                 continue;
             }
             let number = self.rule_numbers.len();
-            if number >= MAX_RULES.min(self.storage.rules().len()) {
-                return Err(TableFull::Rules);
-            }
             self.storage.rules()[number] = *rule;
             self.rule_numbers.insert(*rule, number as u16);
             numbers.push(number as u16);
@@ -388,13 +394,7 @@ struct Packed {
 
 impl Packed {
     /// Packs a page: `carried` is the rule that holds at its start.
-    fn page(
-        &mut self,
-        start: u64,
-        carried: u32,
-        rows: &[crate::unwind::RowAt],
-        numbers: &[u16],
-    ) {
+    fn page(&mut self, start: u64, carried: u32, rows: &[crate::unwind::RowAt], numbers: &[u16]) {
         let before = self.rows.len();
         if rows.first().is_none_or(|row| row.address > start) {
             self.rows.push(Row::new(0, numbers[carried as usize]));

@@ -1,0 +1,336 @@
+//! Loading the BPF object, fixing its settings, and attaching the sampling program to every CPU.
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+};
+
+use aya::{
+    Ebpf, EbpfError, EbpfLoader,
+    maps::{ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
+    programs::{
+        BtfTracePoint, PerfEvent, Program, ProgramError,
+        perf_event::{
+            HardwareEvent, PerfEventConfig, PerfEventLinkId, PerfEventScope, SamplePolicy,
+            SoftwareEvent,
+        },
+    },
+    sys::{Stats, enable_stats},
+};
+use aya_log::EbpfLogger;
+use profiler_ebpf::wire::{COUNTERS, Counter, PageRows, TEXT_PAGE};
+
+use super::{
+    btf::{Btf, BtfError},
+    mapped::{MappedTables, TableMaps},
+};
+use crate::source::native::Scope;
+
+/// The programs, compiled from `profiler-ebpf` by `cargo xtask build-ebpf`.
+static OBJECT: &[u8] =
+    aya::include_bytes_aligned!("../../../../../profiler-ebpf/flame-graph.bpf.o");
+
+/// The sampling program.
+const SAMPLE: &str = "sample_cpu";
+
+/// Why the engine could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The kernel's type information.
+    #[error(
+        "cannot read the kernel's type information /sys/kernel/btf/vmlinux: {0}; the eBPF engine needs a kernel with CONFIG_DEBUG_INFO_BTF"
+    )]
+    NoBtf(#[source] io::Error),
+    /// A field that is not there.
+    #[error(transparent)]
+    Btf(#[from] BtfError),
+    /// The object's maps could not be made.
+    #[error("the kernel refused the BPF maps: {}", brief(.0))]
+    Object(#[from] EbpfError),
+    /// A program was refused.
+    #[error("the kernel refused the BPF program `{program}`: {}", brief(.source))]
+    Program {
+        /// Its name.
+        program: &'static str,
+        /// What was answered; the verifier's log with it.
+        source: ProgramError,
+    },
+    /// A map.
+    #[error("a BPF map could not be used: {0}")]
+    Map(#[from] MapError),
+    /// The object lacks a map or program: it does not belong to this source.
+    #[error("the BPF object has no `{0}`: rebuild it with `cargo xtask build-ebpf`")]
+    Missing(&'static str),
+    /// The shared memory of the tables.
+    #[error("the tables could not be mapped: {0:#}")]
+    Tables(anyhow::Error),
+}
+
+/// The first line of an error's innermost cause: what the kernel said, without a verifier log.
+fn brief(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut inner = error;
+    while let Some(source) = inner.source() {
+        inner = source;
+    }
+    let text = inner.to_string();
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+/// What to sample.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Which processes.
+    pub scope: Scope,
+    /// Samples a second on each CPU.
+    pub frequency: u64,
+    /// Collect user stacks.
+    pub user: bool,
+    /// Collect kernel stacks.
+    pub kernel: bool,
+    /// Measure the run time of the programs.
+    pub measure: bool,
+    /// Bytes of the sample ring buffer: a power of two.
+    pub ring_bytes: u32,
+}
+
+/// The loaded engine. Dropping it detaches and unloads everything.
+pub struct Engine {
+    ebpf: Ebpf,
+    /// The samples.
+    pub samples: RingBuf<MapData>,
+    counts: PerCpuArray<MapData, u64>,
+    targets: HashMap<MapData, u32, u32>,
+    /// Messages of the programs.
+    logger: Option<EbpfLogger<&'static dyn log::Log>>,
+    map_fds: Vec<i32>,
+    stats: Option<OwnedFd>,
+    links: Vec<PerfEventLinkId>,
+    /// The event that is sampled: `cycles` or `cpu-clock`.
+    pub event: &'static str,
+}
+
+/// Run count and time of the sampling program, as the kernel measured them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RunStats {
+    /// How often it ran.
+    pub runs: u64,
+    /// Nanoseconds in all.
+    pub nanoseconds: u64,
+}
+
+impl Engine {
+    /// Loads programs and maps; nothing is attached yet. The tables are separate, as the walks on
+    /// the host use them, too.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`].
+    pub fn load(settings: &Settings, cpus: u32) -> Result<(Self, MappedTables), LoadError> {
+        let offsets = Offsets::of_this_kernel()?;
+        let only_targets = u8::from(!matches!(settings.scope, Scope::Host));
+        let (user, kernel) = (u8::from(settings.user), u8::from(settings.kernel));
+        let wake = settings.ring_bytes / 4;
+        let pages = match settings.scope {
+            Scope::Host => HOST_TEXT,
+            Scope::Processes { .. } => PROCESS_TEXT,
+        } / TEXT_PAGE;
+        let mut ebpf = EbpfLoader::new()
+            .override_global("ONLY_TARGETS", &only_targets, true)
+            .override_global("USER_STACKS", &user, true)
+            .override_global("KERNEL_STACKS", &kernel, true)
+            .override_global("WAKE_BYTES", &wake, true)
+            .override_global("TASK_FLAGS", &offsets.flags, true)
+            .override_global("TASK_TGID", &offsets.tgid, true)
+            .override_global("TASK_MM", &offsets.mm, true)
+            .override_global("TASK_EXECVE", &offsets.execve, true)
+            .override_global("TASK_EXECVE_MASK", &offsets.execve_mask, true)
+            .map_max_entries("SCRATCH", cpus)
+            .map_max_entries("SAMPLES", settings.ring_bytes)
+            .map_max_entries("PAGES", pages as u32)
+            .load(OBJECT)?;
+        let map_fds = ebpf.maps().filter_map(|(_, map)| raw_fd(map)).collect();
+        let tables = MappedTables::new(TableMaps {
+            pages: array(&mut ebpf, "PAGES")?,
+            rules: array(&mut ebpf, "RULES")?,
+            mappings: array(&mut ebpf, "MAPPINGS")?,
+            segments: ArrayOfMaps::try_from(take(&mut ebpf, "SEGMENTS")?)?,
+            processes: HashMap::try_from(take(&mut ebpf, "PROCESSES")?)?,
+        })
+        .map_err(LoadError::Tables)?;
+        let samples = RingBuf::try_from(take(&mut ebpf, "SAMPLES")?)?;
+        let counts = PerCpuArray::try_from(take(&mut ebpf, "COUNTS")?)?;
+        let targets = HashMap::try_from(take(&mut ebpf, "TARGETS")?)?;
+        // The map of messages is not there when no program logs anything.
+        let logger = EbpfLogger::init(&mut ebpf).ok();
+        let stats = settings.measure.then(|| enable_stats(Stats::RunTime).ok()).flatten();
+        let links = Vec::new();
+        let event = "cpu-clock";
+        Ok((Self { ebpf, samples, counts, targets, logger, map_fds, stats, links, event }, tables))
+    }
+
+    /// Makes a process a target.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel answers: the table is full.
+    pub fn add_target(&mut self, pid: u32, children: bool) -> Result<(), LoadError> {
+        Ok(self.targets.insert(pid, u32::from(children), 0)?)
+    }
+
+    /// Verifies the programs and starts sampling on these CPUs.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError::Program`].
+    pub fn attach(&mut self, settings: &Settings, cpus: &[u32]) -> Result<(), LoadError> {
+        if matches!(settings.scope, Scope::Processes { children: true, .. }) {
+            self.follow_forks()?;
+        }
+        let failed = |source| LoadError::Program { program: SAMPLE, source };
+        let program = self.ebpf.program_mut(SAMPLE).ok_or(LoadError::Missing(SAMPLE))?;
+        let program: &mut PerfEvent = program.try_into().map_err(failed)?;
+        program.load().map_err(failed)?;
+        let policy = SamplePolicy::Frequency(settings.frequency);
+        let mut events = vec![
+            ("cycles", PerfEventConfig::Hardware(HardwareEvent::CpuCycles)),
+            ("cpu-clock", PerfEventConfig::Software(SoftwareEvent::CpuClock)),
+        ];
+        for cpu in cpus {
+            let scope = PerfEventScope::AllProcessesOneCpu { cpu: *cpu };
+            let link = loop {
+                let (_, event) = &events[0];
+                match program.attach(*event, scope, policy, false) {
+                    Ok(link) => break link,
+                    // A virtual machine has no counter of cycles as a rule.
+                    Err(_) if events.len() > 1 => drop(events.remove(0)),
+                    Err(error) => return Err(failed(error)),
+                }
+            };
+            self.links.push(link);
+        }
+        self.event = events[0].0;
+        Ok(())
+    }
+
+    fn follow_forks(&mut self) -> Result<(), LoadError> {
+        let name = "follow_fork";
+        let failed = |source| LoadError::Program { program: name, source };
+        let btf = aya::Btf::from_sys_fs().map_err(|error| failed(ProgramError::Btf(error)))?;
+        let program = self.ebpf.program_mut(name).ok_or(LoadError::Missing(name))?;
+        let program: &mut BtfTracePoint = program.try_into().map_err(failed)?;
+        program.load("sched_process_fork", &btf).map_err(failed)?;
+        program.attach().map_err(failed)?;
+        Ok(())
+    }
+
+    /// Stops sampling; what was sampled can still be read.
+    pub fn detach(&mut self) {
+        let links = std::mem::take(&mut self.links);
+        if let Some(Program::PerfEvent(program)) = self.ebpf.program_mut(SAMPLE) {
+            for link in links {
+                // A link that is gone already does not sample, either.
+                let _ = program.detach(link);
+            }
+        }
+    }
+
+    /// The value of a counter, over all CPUs.
+    #[must_use]
+    pub fn counter(&self, counter: Counter) -> u64 {
+        let values = self.counts.get(&(counter as u32), 0);
+        values.map_or(0, |values| values.iter().sum())
+    }
+
+    /// Hands messages of the programs to the log.
+    pub fn flush_messages(&mut self) {
+        if let Some(logger) = &mut self.logger {
+            logger.flush();
+        }
+    }
+
+    /// Bytes of all maps as the kernel accounts them (`memlock` in fdinfo).
+    #[must_use]
+    pub fn map_bytes(&self, tables: &MappedTables) -> u64 {
+        let segments = tables.segment_fds().map(|fd| fd.as_raw_fd());
+        let fds = self.map_fds.iter().copied().chain(segments);
+        fds.filter_map(|fd| fdinfo(fd, "memlock")).sum()
+    }
+
+    /// Run count and run time of the sampling program; None when they were not measured.
+    #[must_use]
+    pub fn run_stats(&self) -> Option<RunStats> {
+        self.stats.as_ref()?;
+        let fd = self.ebpf.program(SAMPLE)?.fd().ok()?.as_fd().as_raw_fd();
+        Some(RunStats { runs: fdinfo(fd, "run_cnt")?, nanoseconds: fdinfo(fd, "run_time_ns")? })
+    }
+
+    /// The descriptor to poll for samples.
+    #[must_use]
+    pub fn samples_fd(&self) -> BorrowedFd<'_> {
+        self.samples.as_fd()
+    }
+}
+
+/// Bytes of text that the page index covers for the whole host, and for chosen processes.
+const HOST_TEXT: u64 = 2 << 30;
+const PROCESS_TEXT: u64 = 1 << 30;
+
+const _: () = {
+    assert!(size_of::<PageRows>() == 8);
+    assert!(COUNTERS == 6);
+};
+
+/// Offsets that the programs need, from this kernel's BTF.
+struct Offsets {
+    flags: u32,
+    tgid: u32,
+    mm: u32,
+    execve: u32,
+    execve_mask: u8,
+}
+
+impl Offsets {
+    fn of_this_kernel() -> Result<Self, LoadError> {
+        let bytes = std::fs::read("/sys/kernel/btf/vmlinux").map_err(LoadError::NoBtf)?;
+        let btf = Btf::parse(&bytes)?;
+        let [flags, tgid, mm] = btf.fields("task_struct", ["flags", "tgid", "mm"])?;
+        // Without the bit, a stack sampled within execve(2) is walked and ends as unreadable.
+        let execve = btf.fields("task_struct", ["in_execve"]).ok().map(|[field]| field);
+        Ok(Self {
+            flags: flags.byte_offset(),
+            tgid: tgid.byte_offset(),
+            mm: mm.byte_offset(),
+            execve: execve.map_or(flags.byte_offset(), |field| field.byte_offset()),
+            execve_mask: execve.map_or(0, |field| 1 << (field.bit_offset % 8)),
+        })
+    }
+}
+
+fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, LoadError> {
+    ebpf.take_map(name).ok_or(LoadError::Missing(name))
+}
+
+fn array(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData, LoadError> {
+    match take(ebpf, name)? {
+        Map::Array(data) => Ok(data),
+        _ => Err(LoadError::Missing(name)),
+    }
+}
+
+fn raw_fd(map: &Map) -> Option<i32> {
+    let data = match map {
+        Map::Array(data)
+        | Map::ArrayOfMaps(data)
+        | Map::HashMap(data)
+        | Map::PerCpuArray(data)
+        | Map::RingBuf(data) => data,
+        _ => return None,
+    };
+    Some(data.fd().as_fd().as_raw_fd())
+}
+
+/// A number from the kernel's description of one of our descriptors.
+fn fdinfo(fd: i32, key: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')?.trim().parse().ok())
+}

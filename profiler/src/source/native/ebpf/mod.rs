@@ -1,0 +1,10 @@
+//! The eBPF engine: samples are taken and stacks walked in the kernel.
+//!
+//! [`source`] runs it, [`load`] brings the programs and maps in and attaches them, [`mapped`] is the
+//! memory of the tables,
+//! [`btf`] finds the kernel's field offsets.
+
+pub mod btf;
+pub mod load;
+pub mod mapped;
+pub mod source;

@@ -1,0 +1,387 @@
+//! Putting a recording together: samples and side-band records in the order of time, walks that
+//! the kernel handed up finished, stacks interned.
+
+use std::sync::Arc;
+
+use super::{
+    modules::{Modules, Rows},
+    processes::{NewMapping, Processes, Regions, region_at, wire_mappings},
+    samples::{Beyond, Sample},
+    sideband::{Event, Record},
+    tables::{Storage, Tables},
+};
+use crate::model::{
+    address::CodeAddress,
+    frame::{ModuleId, RawFrame},
+    loss::{Loss, Losses, Truncation},
+    profile::{Module, ModuleKind},
+    stacks::Stacks,
+};
+use profiler_ebpf::{
+    walk::Walk,
+    wire::{
+        FRAME_ADDRESS, FRAME_BY_POINTER, FRAME_EXACT, MAX_USER_FRAMES, Outcome, ProcessMappings,
+    },
+};
+
+/// Records younger than this may still be on their way into another CPU's buffer.
+const REORDER_NANOSECONDS: u64 = 2_000_000;
+/// Bytes of samples that may wait for unwind rows.
+const MAX_WAITING: usize = 48 << 20;
+
+/// What a recorder found, beside the stacks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Samples that were recorded.
+    pub samples: u64,
+    /// Stacks that reach their root.
+    pub complete: u64,
+    /// Frames, user and kernel.
+    pub frames: u64,
+    /// Frames that were found by frame pointer for want of unwind rows.
+    pub by_frame_pointer: u64,
+    /// Stacks that were finished on the host.
+    pub finished_here: u64,
+    /// Time of the first sample, `CLOCK_MONOTONIC`, nanoseconds; 0: none.
+    pub first_sample: u64,
+}
+
+/// A sample whose walk waits for rows.
+struct Waiting {
+    sample: Sample,
+    comm: Arc<str>,
+    regions: Regions,
+    module: ModuleId,
+}
+
+/// Puts a recording together.
+pub struct Recorder<S> {
+    tables: Tables<S>,
+    modules: Modules,
+    processes: Processes,
+    threads: bool,
+    stacks: Stacks<RawFrame>,
+    losses: Losses,
+    figures: Figures,
+    records: Vec<Record>,
+    samples: Vec<Sample>,
+    waiting: Vec<Waiting>,
+    waiting_bytes: usize,
+}
+
+impl<S: Storage> Recorder<S> {
+    /// Nothing recorded yet.
+    #[must_use]
+    pub fn new(tables: Tables<S>, modules: Modules, processes: Processes, threads: bool) -> Self {
+        Self {
+            tables,
+            modules,
+            processes,
+            threads,
+            stacks: Stacks::new(1),
+            losses: Losses::default(),
+            figures: Figures::default(),
+            records: Vec::new(),
+            samples: Vec::new(),
+            waiting: Vec::new(),
+            waiting_bytes: 0,
+        }
+    }
+
+    /// Takes up a process that ran before the recording.
+    pub fn add_process(
+        &mut self,
+        pid: u32,
+        comm: &str,
+        threads: impl IntoIterator<Item = u32>,
+        mappings: impl IntoIterator<Item = NewMapping>,
+    ) {
+        self.processes.add(pid, comm, threads, mappings, &mut self.modules);
+    }
+
+    /// The tables.
+    pub fn tables(&self) -> &Tables<S> {
+        &self.tables
+    }
+
+    /// The processes.
+    pub fn processes(&self) -> &Processes {
+        &self.processes
+    }
+
+    /// What was found so far.
+    pub fn figures(&self) -> Figures {
+        self.figures
+    }
+
+    /// Counts losses that the recorder does not see itself.
+    pub fn lose(&mut self, cause: Loss, n: u64) {
+        self.losses.lose(cause, n);
+    }
+
+    /// What was lost so far.
+    pub fn losses(&self) -> &Losses {
+        &self.losses
+    }
+
+    /// Whether samples wait for rows that are being compiled.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty() && self.modules.is_compiling()
+    }
+
+    /// One round: works off what was drained, as far as its order is settled at `now`
+    /// (`CLOCK_MONOTONIC`, nanoseconds; `u64::MAX`: nothing more will come), and brings the
+    /// kernel side's view up to date.
+    pub fn round(&mut self, samples: Vec<Sample>, records: Vec<Record>, now: u64) {
+        let installed = self.modules.install(&mut self.tables);
+        self.losses.lose(Loss::TablesFull, installed.refused);
+        if !installed.changed.is_empty() {
+            self.processes.touch(&installed.changed);
+        }
+        self.take_in(samples, records, now);
+        if !installed.changed.is_empty() {
+            self.resume();
+        }
+        let refused = self.processes.publish(&self.modules, &mut self.tables);
+        self.losses.lose(Loss::TablesFull, refused);
+        self.tables.settle();
+    }
+
+    /// Merges samples and records by time and works off the settled ones.
+    fn take_in(&mut self, samples: Vec<Sample>, records: Vec<Record>, now: u64) {
+        self.records.extend(records);
+        self.records.sort_by_key(|record| record.time);
+        self.samples.extend(samples);
+        self.samples.sort_by_key(|sample| sample.header.time);
+        let until = match now {
+            u64::MAX => now,
+            now => now.saturating_sub(REORDER_NANOSECONDS),
+        };
+        let late_records = self.records.partition_point(|record| record.time <= until);
+        let late_samples = self.samples.partition_point(|sample| sample.header.time <= until);
+        let records: Vec<Record> = self.records.drain(..late_records).collect();
+        let samples: Vec<Sample> = self.samples.drain(..late_samples).collect();
+        let mut records = records.into_iter().peekable();
+        for sample in samples {
+            while let Some(record) = records.next_if(|record| record.time <= sample.header.time) {
+                self.record(record);
+            }
+            self.sample(sample);
+        }
+        for record in records {
+            self.record(record);
+        }
+    }
+
+    fn record(&mut self, record: Record) {
+        if let Event::Lost(n) = record.event {
+            self.losses.lose(Loss::SidebandLost, n);
+        }
+        self.processes.apply(record, &mut self.modules, &mut self.tables);
+    }
+
+    fn sample(&mut self, sample: Sample) {
+        if self.figures.first_sample == 0 {
+            self.figures.first_sample = sample.header.time;
+        }
+        self.figures.samples += 1;
+        let pid = sample.header.pid;
+        let (comm, regions) = match self.processes.get(pid) {
+            Some(process) => (process.comm.clone(), process.regions.clone()),
+            None => (sample.comm().into(), Regions::default()),
+        };
+        match Outcome::from_number(sample.header.outcome) {
+            Some(Outcome::UnknownMapping | Outcome::RowsPending) => {
+                self.processes.want(pid);
+                self.walk_on(sample, comm, regions);
+            }
+            outcome => self.intern(&sample, &comm, &regions, outcome),
+        }
+    }
+
+    /// Goes on with a walk where the kernel left it.
+    fn walk_on(&mut self, mut sample: Sample, comm: Arc<str>, regions: Regions) {
+        let mappings = wire_mappings(&regions, &self.modules);
+        let registers = sample.header.registers;
+        let mut walk =
+            Walk::new(registers, ProcessMappings { first: 0, len: mappings.len() as u32 });
+        let mut beyond = None;
+        let mut frames = std::mem::take(&mut sample.user);
+        let memory = |address| sample.word(address).map_err(|error| beyond = Some(error)).ok();
+        let mut env = self.tables.env(&mappings, memory);
+        let outcome = loop {
+            match walk.step(&mut env) {
+                Outcome::Walking if frames.len() >= MAX_USER_FRAMES => break Outcome::TooDeep,
+                Outcome::Walking => frames.push(walk.frame()),
+                outcome => break outcome,
+            }
+        };
+        sample.user = frames;
+        let outcome = match outcome {
+            Outcome::UnreadableStack if beyond == Some(Beyond::Above) => Outcome::CopyEnded,
+            outcome => outcome,
+        };
+        if outcome == Outcome::RowsPending
+            && let Some(module) = self.pending_module(&walk, &regions)
+        {
+            self.modules.request(module);
+            self.move_stack(&mut sample, &walk);
+            self.wait(Waiting { sample, comm, regions, module });
+            return;
+        }
+        self.figures.finished_here += 1;
+        self.intern(&sample, &comm, &regions, Some(outcome));
+    }
+
+    /// Has the sample stand where the walk does; what lies below in the copy is not needed again.
+    fn move_stack(&self, sample: &mut Sample, walk: &Walk) {
+        let used = walk.registers.sp.saturating_sub(sample.header.registers.sp);
+        let used = usize::try_from(used).unwrap_or(usize::MAX).min(sample.stack.len());
+        if walk.registers.sp >= sample.header.registers.sp {
+            sample.stack = sample.stack[used..].into();
+            sample.header.registers = walk.registers;
+        }
+    }
+
+    fn pending_module(&self, walk: &Walk, regions: &Regions) -> Option<ModuleId> {
+        let region = region_at(regions, code_address(walk.frame()).lookup())?;
+        let pending = matches!(self.modules.rows(region.module), Rows::Idle | Rows::Compiling);
+        pending.then_some(region.module)
+    }
+
+    fn wait(&mut self, waiting: Waiting) {
+        let size = waiting.sample.size();
+        if self.waiting_bytes + size > MAX_WAITING {
+            let Waiting { sample, comm, regions, .. } = waiting;
+            self.intern(&sample, &comm, &regions, Some(Outcome::RowsPending));
+            return;
+        }
+        self.waiting_bytes += size;
+        self.waiting.push(waiting);
+    }
+
+    /// Goes on with the samples whose rows are there now.
+    fn resume(&mut self) {
+        self.waiting_bytes = 0;
+        for waiting in std::mem::take(&mut self.waiting) {
+            if matches!(self.modules.rows(waiting.module), Rows::Idle | Rows::Compiling) {
+                self.wait(waiting);
+            } else {
+                self.walk_on(waiting.sample, waiting.comm, waiting.regions);
+            }
+        }
+    }
+
+    /// Interns a finished stack.
+    fn intern(
+        &mut self,
+        sample: &Sample,
+        comm: &Arc<str>,
+        regions: &Regions,
+        outcome: Option<Outcome>,
+    ) {
+        let cause = outcome.map_or(Some(Truncation::BadTables), truncation);
+        let stacks = &mut self.stacks;
+        let mut stack = stacks.intern([&RawFrame::Process(comm.clone())]);
+        if self.threads {
+            stack = stacks.push(stack, &RawFrame::Thread(sample.comm().into()));
+        }
+        if let Some(cause) = cause {
+            self.losses.truncate(cause);
+            stack = stacks.push(stack, &RawFrame::Truncated(cause));
+        } else {
+            self.figures.complete += 1;
+        }
+        for word in sample.user.iter().rev() {
+            let frame = user_frame(*word, regions, &self.modules);
+            stack = stacks.push(stack, &frame);
+            self.figures.by_frame_pointer += u64::from(*word & FRAME_BY_POINTER != 0);
+        }
+        for (depth, address) in sample.kernel.iter().enumerate().rev() {
+            let address = match depth {
+                0 => CodeAddress::Exact(*address),
+                _ => CodeAddress::Return(*address),
+            };
+            stack = stacks.push(stack, &RawFrame::Kernel(address));
+        }
+        self.figures.frames += (sample.user.len() + sample.kernel.len()) as u64;
+        stacks.add(stack, 0, 1);
+    }
+
+    /// The end: samples that still wait are interned as far as they got.
+    pub fn finish(mut self) -> Recorded {
+        for Waiting { sample, comm, regions, .. } in std::mem::take(&mut self.waiting) {
+            self.intern(&sample, &comm, &regions, Some(Outcome::RowsPending));
+        }
+        Recorded {
+            processes: self.processes.seen(),
+            mappings: self.processes.mappings_seen(),
+            rows: self.tables.rows_ever(),
+            stacks: self.stacks,
+            modules: self.modules.into_modules(),
+            losses: self.losses,
+            figures: self.figures,
+        }
+    }
+}
+
+/// A finished recording of stacks.
+#[derive(Debug)]
+pub struct Recorded {
+    /// The stacks.
+    pub stacks: Stacks<RawFrame>,
+    /// Their modules.
+    pub modules: Vec<Arc<Module>>,
+    /// What was lost or cut short.
+    pub losses: Losses,
+    /// What was found.
+    pub figures: Figures,
+    /// Processes seen.
+    pub processes: u64,
+    /// Executable mappings seen.
+    pub mappings: u64,
+    /// Unwind rows that were installed, in all.
+    pub rows: u64,
+}
+
+fn code_address(word: u64) -> CodeAddress {
+    let address = word & FRAME_ADDRESS;
+    if word & FRAME_EXACT != 0 { CodeAddress::Exact(address) } else { CodeAddress::Return(address) }
+}
+
+/// The frame of a user address, in terms of the module that is mapped there.
+fn user_frame(word: u64, regions: &Regions, modules: &Modules) -> RawFrame {
+    let address = code_address(word);
+    let Some(region) = region_at(regions, address.lookup()) else {
+        return RawFrame::Unmapped(address);
+    };
+    let address = match modules.module(region.module).kind {
+        ModuleKind::Anonymous { .. } => address,
+        ModuleKind::File | ModuleKind::Vdso => {
+            let offset = |address: u64| address - region.start + region.offset;
+            match address {
+                CodeAddress::Exact(address) => CodeAddress::Exact(offset(address)),
+                CodeAddress::Return(address) => CodeAddress::Return(offset(address)),
+            }
+        }
+    };
+    RawFrame::User { module: region.module, address }
+}
+
+/// Why a stack that ended so is short; None: it reaches its root.
+fn truncation(outcome: Outcome) -> Option<Truncation> {
+    Some(match outcome {
+        Outcome::Complete | Outcome::NoUserStack => return None,
+        Outcome::UnknownMapping => Truncation::UnknownMapping,
+        Outcome::RowsPending => Truncation::RowsPending,
+        Outcome::UnreadableStack => Truncation::UnreadableStack,
+        Outcome::StackNotAdvancing => Truncation::StackNotAdvancing,
+        Outcome::NoFramePointer => Truncation::NoFramePointer,
+        Outcome::UnsupportedRule => Truncation::UnsupportedRule,
+        Outcome::TooDeep => Truncation::TooDeep,
+        Outcome::BadTables | Outcome::Walking => Truncation::BadTables,
+        Outcome::Compat => Truncation::Compat,
+        Outcome::CopyEnded => Truncation::CopyEnded,
+    })
+}
