@@ -180,6 +180,7 @@ fn record(plan: &CpuPlan, prepared: Prepared, session: &Arc<Session>) -> anyhow:
             measure: plan.stats.is_some(),
         },
         threads: plan.threads,
+        prepare: command.is_none(),
         title: plan.title.clone(),
         target,
         ready: Box::new(move || {
