@@ -1,0 +1,8 @@
+//! Live tests: real programs with a known call structure and known shares, run under
+//! `flame-graph cpu`; what it wrote is compared with the truth. They need root and the compilers
+//! that they name; what is missing fails in CI (`CI=true`) and is a named skip elsewhere.
+
+#[cfg(test)]
+mod layouts;
+#[cfg(test)]
+mod support;
