@@ -50,4 +50,4 @@ getter!(task_tgid_offset, TASK_TGID, usize, |value| value as usize);
 getter!(task_mm_offset, TASK_MM, usize, |value| value as usize);
 getter!(task_execve_offset, TASK_EXECVE, usize, |value| value as usize);
 getter!(task_execve_mask, TASK_EXECVE_MASK, u8, |value| value);
-getter!(wake_bytes, WAKE_BYTES, u64, |value| value as u64);
+getter!(wake_bytes, WAKE_BYTES, u64, u64::from);

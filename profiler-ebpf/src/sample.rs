@@ -152,7 +152,7 @@ fn user_stack(scratch: &mut Scratch, cpu: u32) {
         return;
     }
     // SAFETY: the value is copied at once.
-    let mappings = unsafe { PROCESSES.get(&scratch.header.pid) }
+    let mappings = unsafe { PROCESSES.get(scratch.header.pid) }
         .copied()
         .unwrap_or(ProcessMappings { first: 0, len: 0 });
     scratch.walk = Walk::new(registers(regs), mappings);

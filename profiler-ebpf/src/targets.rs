@@ -13,7 +13,7 @@ use crate::{
 #[inline(always)]
 pub fn wanted(pid: u32) -> bool {
     // SAFETY: a plain lookup; the value is not used.
-    !config::only_targets() || unsafe { TARGETS.get(&pid) }.is_some()
+    !config::only_targets() || unsafe { TARGETS.get(pid) }.is_some()
 }
 
 /// Makes the child of a target whose children are wanted a target, before it runs at all.
@@ -31,10 +31,10 @@ pub fn follow_fork(ctx: &BtfTracePointContext) {
         return;
     }
     // SAFETY: user space changes the value of a live key only to remove it.
-    if unsafe { TARGETS.get(&parent) }.copied() != Some(1) {
+    if unsafe { TARGETS.get(parent) }.copied() != Some(1) {
         return;
     }
-    if TARGETS.insert(&child, &1, 0).is_err() {
+    if TARGETS.insert(child, 1, 0).is_err() {
         count(Counter::TargetsFull, 1);
         warn!(ctx, "the target table is full: process {} is not sampled", child);
     }

@@ -163,7 +163,7 @@ impl Walk {
         let offset = i64::from(rule.cfa_offset);
         let cfa = match rule.cfa {
             cfa::SP => registers.sp.wrapping_add_signed(offset),
-            cfa::BP => registers.bp.wrapping_add_signed(offset),
+            cfa::BP | cfa::BP_SWITCH => registers.bp.wrapping_add_signed(offset),
             cfa::PLT => {
                 let pushed = (registers.ip & 15) as i64 >= offset;
                 registers.sp.wrapping_add(8 + 8 * u64::from(pushed))
@@ -181,7 +181,7 @@ impl Walk {
             },
             _ => return Outcome::UnsupportedRule,
         };
-        if cfa <= registers.sp {
+        if cfa <= registers.sp && rule.cfa != cfa::BP_SWITCH {
             return Outcome::StackNotAdvancing;
         }
         // The frame pointer was pushed below the return address: reading it first lets a reader

@@ -91,6 +91,9 @@ pub mod cfa {
     pub const END: u8 = 8;
     /// Unwind information that these rules cannot express.
     pub const UNSUPPORTED: u8 = 9;
+    /// `bp + cfa_offset`, on another stack: the function was called there and moved to this one
+    /// (Go's `systemstack`).
+    pub const BP_SWITCH: u8 = 10;
 }
 
 /// Where a register of the caller was saved ([`Rule::fp`], [`Rule::ra`]).

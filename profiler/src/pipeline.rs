@@ -9,7 +9,7 @@ use std::{
     io::{self, BufReader, IsTerminal as _, Write as _},
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 
 use crate::{
     export::{
@@ -45,8 +45,12 @@ pub fn run(plan: Plan) -> anyhow::Result<Exit> {
 
 // --- doctor ---------------------------------------------------------------------------------
 
-fn doctor(_json: bool, _verbose: bool) -> anyhow::Result<Exit> {
-    bail!("`doctor` is not built into this version");
+fn doctor(json: bool, verbose: bool) -> anyhow::Result<Exit> {
+    match crate::doctor::run(json, verbose, &mut io::stdout().lock()) {
+        // A reader that has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Exit::Done),
+        result => result.map(|()| Exit::Done).context("cannot write to standard output"),
+    }
 }
 
 // --- file -----------------------------------------------------------------------------------

@@ -14,8 +14,11 @@ fn shares() -> [Path; 3] {
     ]
 }
 
+/// A compiler, a name for the program, and flags.
+type Way<'a> = (&'static str, &'a str, &'a str);
+
 /// Builds `shares.c` in several ways, records all of them at once and compares each with the truth.
-fn check(builds: &[(&'static str, &str, &str)]) {
+fn check(builds: &[Way<'_>]) {
     require!(root());
     for (compiler, ..) in builds {
         require!(tool(compiler));
@@ -101,9 +104,10 @@ fn tables_elsewhere_or_not_at_all() {
         // Only .debug_frame.
         ("gcc", "debug-frame", "-O2 -g -fno-asynchronous-unwind-tables -fno-unwind-tables"),
         // No tables at all: by frame pointer.
+        ("gcc", "fp-only", "-O0 -fno-asynchronous-unwind-tables -fno-unwind-tables"),
         (
-            "gcc",
-            "fp-only",
+            "clang",
+            "fp-only-clang",
             "-O2 -fno-omit-frame-pointer -mno-omit-leaf-frame-pointer \
              -fno-asynchronous-unwind-tables -fno-unwind-tables",
         ),

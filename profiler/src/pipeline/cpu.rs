@@ -258,10 +258,7 @@ impl Steering<'_> {
         }
         progress.clear();
         Ok(pid.map(|pid| {
-            status.map_or_else(
-                || format!("the command still runs (pid {pid})"),
-                |status| describe(status),
-            )
+            status.map_or_else(|| format!("the command still runs (pid {pid})"), describe)
         }))
     }
 }

@@ -1,13 +1,15 @@
 //! From addresses to names: a [`Recording`] becomes a [`Profile`], in which no address is left.
 //!
 //! * User code: the symbol tables ([`elf`]) and the debug information ([`dwarf`]) of the mapped
-//!   file itself, read through the handle that was opened while its process lived ([`image`]).
+//!   file itself, read through the handle that was opened while its process lived ([`image`]), or
+//!   of its debug file.
 //! * The vDSO and the kernel ([`kernel`]): from the running kernel.
 //! * Code made at run time ([`jit`]): from the files that its process wrote.
 //!
 //! A file that is missing or broken costs only its own names: frames without one read
 //! `[module+0xoffset]`.
 
+mod debug_files;
 pub mod dwarf;
 pub mod elf;
 pub mod image;

@@ -1,9 +1,11 @@
 //! Names for the addresses of one mapped file.
 
+use std::path::Path;
+
 use object::Object;
 
 use super::{
-    Options,
+    Options, debug_files,
     dwarf::{self, Call, Position},
     elf,
     image::Image,
@@ -74,18 +76,52 @@ pub fn resolve_image(
 
 fn resolve_addresses(
     file: &object::File<'_>,
-    _module: &Module,
+    module: &Module,
     addresses: &[u64],
     options: &Options,
 ) -> Vec<Chain> {
-    let symbols = elf::names(file, addresses);
-    let calls = if options.inlines && file.section_by_name(".debug_info").is_some() {
-        let sections = dwarf::Sections::of(file);
-        dwarf::resolve(&sections.dwarf(), addresses)
-    } else {
-        vec![dwarf::Chain::new(); addresses.len()]
+    let path = module.path.strip_suffix(" (deleted)").unwrap_or(&module.path);
+    let path = Path::new(path);
+    let mut symbols = elf::names(file, addresses);
+    let has_info = file.section_by_name(".debug_info").is_some();
+    // A debug file is looked for when there is something to be found in it.
+    let lacks_info = options.inlines && !has_info;
+    let lacks_symbols = file.section_by_name(".symtab").is_none() && symbols.contains(&None);
+    let debug = (lacks_info || lacks_symbols)
+        .then(|| debug_files::separate(file, path, &options.debug_dirs))
+        .flatten();
+    let debug_file = debug.as_ref().and_then(|debug| object::File::parse(&*debug.image).ok());
+    if let Some(debug_file) = &debug_file {
+        for (symbol, found) in symbols.iter_mut().zip(elf::names(debug_file, addresses)) {
+            *symbol = found.or(*symbol);
+        }
+    }
+    let calls = match (&debug, &debug_file) {
+        _ if !options.inlines => None,
+        _ if has_info => Some(inlined(file, path, path, addresses, options)),
+        (Some(debug), Some(file)) => Some(inlined(file, &debug.path, path, addresses, options)),
+        _ => None,
     };
+    let calls = calls.unwrap_or_else(|| vec![dwarf::Chain::new(); addresses.len()]);
     symbols.into_iter().zip(calls).map(|(symbol, calls)| chain(symbol, calls)).collect()
+}
+
+/// What DWARF in a file at `path` tells about the addresses of the module at `module`.
+fn inlined(
+    file: &object::File<'_>,
+    path: &Path,
+    module: &Path,
+    addresses: &[u64],
+    options: &Options,
+) -> Vec<dwarf::Chain> {
+    let sections = dwarf::Sections::of(file);
+    let shared = debug_files::supplementary(file, path, &options.debug_dirs);
+    let shared = shared.as_ref().and_then(|shared| object::File::parse(&*shared.image).ok());
+    let shared = shared.as_ref().map(dwarf::Sections::of);
+    let package = debug_files::package(module).or_else(|| debug_files::package(path));
+    let package = package.as_ref().and_then(|package| object::File::parse(&*package.image).ok());
+    let elsewhere = dwarf::Elsewhere::new(package.as_ref(), module.parent());
+    dwarf::resolve(&sections.dwarf(shared.as_ref()), &elsewhere, addresses)
 }
 
 /// What symbol table and DWARF know of an address, together.
@@ -101,6 +137,7 @@ fn chain(symbol: Option<&[u8]>, calls: Vec<Call>) -> Chain {
         let name = match (level, symbol, call.name) {
             (0, Some(symbol), _) => demangle(symbol),
             (_, _, Some(name)) => demangle(&name),
+            // A line without a function.
             (0, None, None) => return Chain::new(),
             (_, _, None) => "[inlined function]".to_owned(),
         };

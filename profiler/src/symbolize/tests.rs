@@ -419,3 +419,102 @@ fn code_made_at_run_time_has_the_names_of_its_runtime() {
     let frame = user(0, CodeAddress::Exact(0x1004));
     assert_eq!(frames_of(vec![module], frame, &options)[0].kind, FrameKind::Jit);
 }
+
+/// Options with one folder of debug files.
+fn debug_dir(dir: &Path) -> Options {
+    Options { debug_dirs: vec![dir.to_owned()], ..Options::default() }
+}
+
+#[test]
+fn a_debug_link_is_followed_when_its_checksum_matches() {
+    let (dir, path) = inlining(&["-g", "-Wl,--build-id=none"]);
+    let outer = extent(&path, "outer");
+    run("objcopy", &["--only-keep-debug", "prog", "prog.debug"], dir.path());
+    run("objcopy", &["--strip-all", "--add-gnu-debuglink=prog.debug", "prog"], dir.path());
+    let module = module(&path);
+    let deepest = |options: &Options| {
+        let chains = outer.clone().map(|offset| {
+            let frame = user(0, CodeAddress::Exact(offset));
+            described(&frames_of(vec![Arc::clone(&module)], frame, options))
+        });
+        chains.max_by_key(Vec::len).unwrap()
+    };
+    // Beside the file, below the debug folder, and symbols alone.
+    assert_eq!(deepest(&Options::default()), CHAIN);
+    let debug = tempfile::tempdir().unwrap();
+    let below = debug.path().join(dir.path().strip_prefix("/").unwrap());
+    std::fs::create_dir_all(&below).unwrap();
+    let moved = below.join("prog.debug");
+    std::fs::copy(dir.path().join("prog.debug"), &moved).unwrap();
+    std::fs::remove_file(dir.path().join("prog.debug")).unwrap();
+    assert_eq!(deepest(&debug_dir(debug.path())), CHAIN);
+    let options = Options { inlines: false, ..debug_dir(debug.path()) };
+    assert_eq!(deepest(&options), ["outer ?:0"]);
+    // Another file of this name is not taken.
+    let mut data = std::fs::read(&moved).unwrap();
+    data.push(0);
+    std::fs::write(&moved, data).unwrap();
+    assert!(deepest(&debug_dir(debug.path()))[0].starts_with("[prog+0x"));
+}
+
+#[test]
+fn a_debug_file_is_found_by_build_id() {
+    let (dir, path) = inlining(&["-g", "-Wl,--build-id=0xabcdef0102030405060708"]);
+    let outer = extent(&path, "outer").start;
+    let debug = tempfile::tempdir().unwrap();
+    let folder = debug.path().join(".build-id/ab");
+    std::fs::create_dir_all(&folder).unwrap();
+    let kept = folder.join("cdef0102030405060708.debug");
+    run("objcopy", &["--only-keep-debug", "prog", kept.to_str().unwrap()], dir.path());
+    run("strip", &["prog"], dir.path());
+    let module = module(&path);
+    assert_eq!(names_at(&module, outer, &debug_dir(debug.path()))[0], "outer");
+    // A file with another build ID is not taken.
+    let (other, _) = inlining(&["-g", "-Wl,--build-id=0xabcdef01020304050607ff"]);
+    std::fs::copy(other.path().join("prog"), &kept).unwrap();
+    assert!(names_at(&module, outer, &debug_dir(debug.path()))[0].starts_with("[prog+"));
+}
+
+#[test]
+fn split_dwarf_is_read_from_dwo_files_and_from_a_package() {
+    for debug in ["-gdwarf-4", "-gdwarf-5"] {
+        let (dir, path) = inlining(&[debug, "-gsplit-dwarf"]);
+        let module = module(&path);
+        assert_eq!(deepest(&path, &module, &Options::default()), CHAIN, "{debug}");
+        // The dwp of binutils does not know DWARF 5.
+        let packaged = debug == "-gdwarf-4";
+        if packaged {
+            run("dwp", &["-e", "prog", "-o", "prog.dwp"], dir.path());
+        }
+        let dwo = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path());
+        let dwo = dwo.filter(|path| path.extension().is_some_and(|e| e == "dwo"));
+        for path in dwo {
+            std::fs::remove_file(path).unwrap();
+        }
+        if packaged {
+            assert_eq!(deepest(&path, &module, &Options::default()), CHAIN, "{debug}");
+            std::fs::remove_file(dir.path().join("prog.dwp")).unwrap();
+        }
+        // Without them names and lines are left.
+        let left = deepest(&path, &module, &Options::default());
+        assert_eq!(left.len(), 1, "{debug}");
+        assert!(left[0].starts_with("outer prog.c:"), "{debug}: {left:?}");
+    }
+}
+
+#[test]
+fn a_supplementary_file_is_read() {
+    if Command::new("dwz").arg("--version").output().is_err() {
+        assert!(std::env::var_os("CI").is_none(), "dwz is missing");
+        eprintln!("skipped: dwz is not installed");
+        return;
+    }
+    let (dir, path) = inlining(&["-g"]);
+    std::fs::copy(&path, dir.path().join("twin")).unwrap();
+    run("dwz", &["-m", "shared", "prog", "twin"], dir.path());
+    let data = std::fs::read(&path).unwrap();
+    let file = object::File::parse(&*data).unwrap();
+    assert!(file.gnu_debugaltlink().unwrap().is_some());
+    let module = module(&path);
+    assert_eq!(deepest(&path, &module, &Options::default()), CHAIN);
+}

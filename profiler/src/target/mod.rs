@@ -1,7 +1,13 @@
 //! What is profiled and what the host allows: `/proc`, processes, capabilities.
 //!
 //! * [`process`] reads `/proc`, below a root that tests can choose.
+//! * [`probe`] finds out by trying what the kernel takes; [`capabilities`] is that and the host's
+//!   settings and privileges.
+//! * [`engine`] decides from these what takes the samples, and says what is missing.
 
+pub mod capabilities;
 pub mod command;
+pub mod engine;
+pub mod probe;
 pub mod process;
 pub mod vdso;

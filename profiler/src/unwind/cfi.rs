@@ -43,13 +43,14 @@ pub fn eh_frame(
     let mut table = EhFrame::new(data, LittleEndian);
     table.set_address_size(8);
     let cies = FxHashMap::default();
-    Compiler { table, data, cie_id: 0, section, file, cies, rules, skipped }.run()
+    Compiler { table, data, cie_id: 0, section, file, known: &[], cies, rules, skipped }.run()
 }
 
-/// Rows of a `.debug_frame` section.
+/// Rows of a `.debug_frame` section for functions that `known` has no rows for.
 pub fn debug_frame(
     section: &Section<'_>,
     file: &elf::File<'_>,
+    known: &[RowAt],
     rules: &mut Rules,
     skipped: &mut u64,
 ) -> Result<Vec<RowAt>, UnwindError> {
@@ -57,7 +58,7 @@ pub fn debug_frame(
     let mut table = DebugFrame::new(data, LittleEndian);
     table.set_address_size(8);
     let (cie_id, cies) = (u64::from(u32::MAX), FxHashMap::default());
-    Compiler { table, data, cie_id, section, file, cies, rules, skipped }.run()
+    Compiler { table, data, cie_id, section, file, known, cies, rules, skipped }.run()
 }
 
 /// An FDE that covers text.
@@ -99,6 +100,8 @@ struct Compiler<'s, S> {
     cie_id: u64,
     section: &'s Section<'s>,
     file: &'s elf::File<'s>,
+    /// Rows from a better source.
+    known: &'s [RowAt],
     cies: FxHashMap<usize, Option<Cie<'s>>>,
     rules: &'s mut Rules,
     skipped: &'s mut u64,
@@ -184,7 +187,9 @@ where
         }
         let text = self.file.text_from(start)?;
         let (start, end) = (start.max(text.address), end.min(text.address + text.size));
-        (start < end).then_some(Function { start, end, offset: fde.offset() })
+        let behind = self.known.partition_point(|row| row.address <= start);
+        let is_known = behind > 0 && self.known[behind - 1].rule != 0;
+        (start < end && !is_known).then_some(Function { start, end, offset: fde.offset() })
     }
 
     /// Evaluates an FDE's program from an address on. False: it could not be read.

@@ -15,7 +15,7 @@ use object::{
     },
 };
 
-use super::{MAX_SECTION, MAX_SEGMENTS, MAX_TEXT, TextRange, UnwindError};
+use super::{MAX_SECTION, MAX_SECTIONS, MAX_SEGMENTS, MAX_TEXT, TextRange, UnwindError};
 
 const LITTLE: Endianness = Endianness::Little;
 const PAGE: u64 = profiler_ebpf::wire::TEXT_PAGE;
@@ -51,6 +51,7 @@ impl<'a> File<'a> {
             .map_err(|_| UnwindError::Damaged("no readable program headers"))?;
         // Section headers are not needed to run: damaged ones are as good as none.
         let sections = header.section_headers(LITTLE, data).unwrap_or_default();
+        let sections = &sections[..sections.len().min(MAX_SECTIONS)];
         let names = header
             .shstrndx(LITTLE, data)
             .ok()
@@ -78,7 +79,8 @@ impl<'a> File<'a> {
         if section.sh_type(LITTLE) == SHT_NOBITS {
             return None;
         }
-        Some((section, section.data(LITTLE, self.data).ok()?))
+        let data = section.data(LITTLE, self.data).ok()?;
+        Some((section, &data[..data.len().min(MAX_SECTION as usize)]))
     }
 
     fn section_address(&self, name: &[u8]) -> Option<u64> {
@@ -135,8 +137,27 @@ impl<'a> File<'a> {
         loads.find_map(|segment| {
             let offset = address.checked_sub(segment.p_vaddr(LITTLE))?;
             let data = segment.data(LITTLE, self.data).ok()?;
-            data.get(usize::try_from(offset).ok()?..).filter(|data| !data.is_empty())
+            let rest = data.get(usize::try_from(offset).ok()?..).filter(|data| !data.is_empty())?;
+            Some(&rest[..rest.len().min(MAX_SECTION as usize)])
         })
+    }
+
+    /// The bytes of each loaded segment that is not text.
+    pub fn segments_of_data(&self) -> impl Iterator<Item = &'a [u8]> {
+        let data = self.segments.iter().filter(|segment| {
+            segment.p_type(LITTLE) == PT_LOAD && !segment.p_flags(LITTLE).contains(PF_X)
+        });
+        let bytes = data.filter_map(|segment| segment.data(LITTLE, self.data).ok());
+        bytes.take(MAX_SEGMENTS).map(|data| &data[..data.len().min(MAX_SECTION as usize)])
+    }
+
+    /// The text between two addresses of one range.
+    pub fn code(&self, start: u64, end: u64) -> Option<&'a [u8]> {
+        let text = self.text_from(start)?;
+        let first = text.offset.checked_add(start.checked_sub(text.address)?)?;
+        let len = end.min(text.address + text.size).checked_sub(start)?;
+        let last = first.checked_add(len)?;
+        self.data.get(usize::try_from(first).ok()?..usize::try_from(last).ok()?)
     }
 
     /// The `.debug_frame` table, decompressed.

@@ -1,18 +1,22 @@
-//! Unwind rows from `.eh_frame` and `.debug_frame`: which rule holds from which address on.
+//! Unwind rows from `.eh_frame`, `.debug_frame` and Go's tables: which rule holds from which address on.
 //!
 //! Pure: ELF bytes in, rows out. The bytes belong to other users, so every loop is bounded by
 //! their length and every table by a constant here. x86-64 only.
 //!
 //! * [`elf`] finds the text and the tables in the file,
 //! * [`cfi`] evaluates their programs, [`rule`] says what a row means for the walker,
+//! * [`go`] knows Go's own tables, which stripped programs keep,
+//! * [`trampoline`] knows signal trampolines without tables,
 //! * [`rows`] joins the rows of several sources.
 
 mod cfi;
 mod elf;
+mod go;
 mod rows;
 mod rule;
 #[cfg(test)]
 mod tests;
+mod trampoline;
 
 use profiler_ebpf::wire::Rule;
 
@@ -80,14 +84,16 @@ pub enum UnwindError {
 /// The most executable segments of a file.
 const MAX_SEGMENTS: usize = 64;
 /// The most bytes of text in a file.
-const MAX_TEXT: u64 = 4 << 30;
+const MAX_TEXT: u64 = 1 << 30;
 /// The most rows of a file.
 const MAX_ROWS: usize = 8 << 20;
 /// The most FDEs of one section.
 const MAX_FDES: usize = 4 << 20;
 /// The most rules of a file; further ones become [`profiler_ebpf::wire::cfa::UNSUPPORTED`].
 const MAX_FILE_RULES: usize = 4096;
-/// The most bytes a compressed section may become.
+/// The most section headers that are looked at.
+const MAX_SECTIONS: usize = 1 << 20;
+/// The most bytes of a section that are read, or that a compressed one may become.
 const MAX_SECTION: u64 = 256 << 20;
 
 /// Compiles the unwind rows of an ELF file.
@@ -106,10 +112,20 @@ pub fn compile(elf: &[u8]) -> Result<UnwindRows, UnwindError> {
     if let Some(section) = file.eh_frame() {
         rows = cfi::eh_frame(&section, &file, &mut rules, &mut skipped)?;
     }
+    // Go's tables know the frame pointer and the roots; its .debug_frame does not.
+    let functions = go::rows(&file, &mut rules)?;
+    if !functions.is_empty() {
+        rows = rows::fill_gaps(&rows, &functions)?;
+    }
     if let Some(section) = file.debug_frame() {
-        let more = cfi::debug_frame(&section, &file, &mut rules, &mut skipped)?;
+        let more = cfi::debug_frame(&section, &file, &rows, &mut rules, &mut skipped)?;
         rows = rows::fill_gaps(&rows, &more)?;
     }
+    let trampolines = trampoline::find(&file, &rows, &mut rules)?;
+    if !trampolines.is_empty() {
+        rows = rows::fill_gaps(&trampolines, &rows)?;
+    }
     rows.shrink_to_fit();
-    Ok(UnwindRows { text: file.text, rules: rules.list, rows, skipped })
+    let rules = rules.used(&mut rows);
+    Ok(UnwindRows { text: file.text, rules, rows, skipped })
 }

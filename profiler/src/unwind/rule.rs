@@ -7,7 +7,7 @@ use gimli::{
 use profiler_ebpf::wire::{DWARF_BP, DWARF_SP, GENERAL_REGISTERS, Rule, cfa, saved};
 use rustc_hash::FxHashMap;
 
-use super::{MAX_FILE_RULES, cfi::Bytes};
+use super::{MAX_FILE_RULES, RowAt, cfi::Bytes};
 
 /// The rule of text whose unwind information cannot be expressed.
 pub const UNSUPPORTED: Rule =
@@ -48,6 +48,22 @@ impl Rules {
         self.list.push(*rule);
         self.numbers.insert(*rule, number);
         number
+    }
+
+    /// The rules that rows use, and [`Rule::NONE`]; the rows are numbered anew. The host's table
+    /// of rules is small, and joining tables leaves some without a row.
+    pub fn used(self, rows: &mut [RowAt]) -> Vec<Rule> {
+        let mut numbers = vec![None; self.list.len()];
+        numbers[0] = Some(0);
+        let mut used = vec![Rule::NONE];
+        for row in rows {
+            let old = row.rule as usize;
+            row.rule = *numbers[old].get_or_insert_with(|| {
+                used.push(self.list[old]);
+                used.len() as u32 - 1
+            });
+        }
+        used
     }
 }
 

@@ -10,17 +10,19 @@ pub use record::{Recorded, Stage};
 pub use stacks::{Path, Stacks};
 pub use target::Target;
 
-use std::{fs::File, io::Read as _, path::PathBuf};
+use std::{fs, path::PathBuf};
 
-/// Skips the test, by name, when a condition that it needs does not hold; a failure in CI.
+/// Skips the test, by name, when something that it needs is missing; a failure in CI.
 #[macro_export]
 macro_rules! require {
-    ($($what:expr),+ $(,)?) => {
-        $(if let Err(missing) = $what {
-            let missing: String = missing;
-            assert!(std::env::var_os("CI").is_none(), "needed here: {missing}");
-            eprintln!("SKIPPED {}: {missing}", std::thread::current().name().unwrap_or("?"));
-            return;
+    ($($needed:expr),+ $(,)?) => {
+        $(match $needed {
+            Ok(_) => {}
+            Err(missing) => {
+                let missing: String = missing;
+                tests::require(&missing, false);
+                return;
+            }
         })+
     };
 }
@@ -37,9 +39,7 @@ pub fn scratch() -> PathBuf {
 
 /// Whether this runs as root, which the eBPF engine needs.
 pub fn root() -> Result<(), String> {
-    // SANITY: /proc is there wherever these tests can run at all.
-    let mut status = String::new();
-    File::open("/proc/self/status").unwrap().read_to_string(&mut status).unwrap();
+    let status = fs::read_to_string("/proc/self/status").unwrap();
     let uid = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap();
     match uid.split_whitespace().nth(1) {
         Some("0") => Ok(()),

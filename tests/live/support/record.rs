@@ -1,7 +1,6 @@
 //! Running the profiler. Recordings are serialized: shares and timing need the CPUs.
 
 use std::{
-    env,
     ffi::OsString,
     fs,
     path::PathBuf,
@@ -77,14 +76,14 @@ impl Stage {
         assert_eq!(code, Some(0), "flame-graph cpu {args:?}: {said}");
         let stacks = Stacks::parse(&folded.unwrap());
         let stats = stats.unwrap();
-        assert_eq!(stats["lost"].to_string(), "{}", "{said}");
+        assert_eq!(stats["lost"], serde_json::json!({}), "{said}");
         assert_eq!(stats["samples"], stacks.total(), "samples are not all drawn: {said}");
         Recorded { stacks, stats, said }
     }
 
     /// Runs `flame-graph cpu` with these arguments, whatever comes of it.
     pub fn profiler(&self, args: &[&str]) -> Ended {
-        self.command(Command::new(binary()), args)
+        self.command(Command::new(tests::binary()), args)
     }
 
     /// The same behind another program, such as `setpriv … flame-graph`.
@@ -111,18 +110,4 @@ impl Stage {
         fs::remove_dir_all(folder).unwrap();
         ended
     }
-}
-
-/// The profiler: `FLAME_GRAPH`, or what cargo built beside this test.
-///
-/// # Panics
-/// When it is not there.
-pub fn binary() -> PathBuf {
-    if let Some(path) = env::var_os("FLAME_GRAPH") {
-        return path.into();
-    }
-    let test = env::current_exe().unwrap();
-    let binary = test.parent().and_then(|deps| deps.parent()).unwrap().join("flame-graph");
-    assert!(binary.exists(), "{} is missing: cargo build -p flame-graph", binary.display());
-    binary
 }

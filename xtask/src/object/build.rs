@@ -66,9 +66,11 @@ fn flags(compiler: &Compiler) -> Result<Vec<String>> {
         remap(&root(), "/flame-graph"),
     ];
     // The folder's name is that of the registry or of its mirror.
-    for entry in fs::read_dir(home.join("registry/src")).into_iter().flatten() {
-        flags.push(remap(&entry?.path(), "/crates"));
-    }
+    let registries = fs::read_dir(home.join("registry/src")).into_iter().flatten();
+    let mut registries = registries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    // Flags in another order would have everything built anew.
+    registries.sort();
+    flags.extend(registries.iter().map(|folder| remap(folder, "/crates")));
     Ok(flags)
 }
 

@@ -9,6 +9,7 @@
 
 pub mod compile;
 pub mod ebpf;
+pub mod extents;
 pub mod modules;
 pub mod open;
 pub mod processes;

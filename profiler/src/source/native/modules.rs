@@ -88,7 +88,7 @@ impl Modules {
     /// The module that a process has mapped at a place, opened now if it is new.
     pub fn find(&mut self, place: &Place<'_>) -> ModuleId {
         if place.path == b"[vdso]" {
-            return self.known(Key::Vdso, || vdso_module());
+            return self.known(Key::Vdso, vdso_module);
         }
         if !place.is_file() {
             return self.anonymous(place.pid);

@@ -217,7 +217,6 @@ impl<S: Storage> Recorder<S> {
                 outcome => break outcome,
             }
         };
-        drop(env);
         sample.user = frames;
         let outcome = match outcome {
             Outcome::UnreadableStack if beyond == Some(Beyond::Above) => Outcome::CopyEnded,

@@ -6,10 +6,7 @@
 //! given back is used again only after [`Tables::settle`] was called twice, which callers do once
 //! per round of draining (a walk takes microseconds, a round milliseconds).
 
-use std::{
-    collections::BTreeMap,
-    sync::atomic::{Ordering, fence},
-};
+use std::sync::atomic::{Ordering, fence};
 
 use profiler_ebpf::{
     walk::Env,
@@ -20,6 +17,7 @@ use profiler_ebpf::{
 };
 use rustc_hash::FxHashMap;
 
+use super::extents::{Extent, FreeList};
 use crate::unwind::{TextRange, UnwindRows};
 
 /// Memory for the tables.
@@ -67,63 +65,6 @@ pub enum TableFull {
     /// No room in the mapping table, or too many mappings in one process.
     #[error("the mapping table is full")]
     Mappings,
-}
-
-/// A run of entries in one table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Extent {
-    start: u32,
-    len: u32,
-}
-
-/// Free runs by start: first fit, neighbours merge.
-#[derive(Clone, Debug, Default)]
-struct FreeList {
-    runs: BTreeMap<u32, u32>,
-    resting: [Vec<Extent>; 2],
-}
-
-impl FreeList {
-    fn new(len: u32) -> Self {
-        Self { runs: BTreeMap::from([(0, len)]), resting: Default::default() }
-    }
-
-    fn take(&mut self, len: u32) -> Option<Extent> {
-        let (start, run) = self.runs.iter().find(|(_, run)| **run >= len).map(|(s, r)| (*s, *r))?;
-        self.runs.remove(&start);
-        if run > len {
-            self.runs.insert(start + len, run - len);
-        }
-        Some(Extent { start, len })
-    }
-
-    /// Gives an extent back, to be free after two more calls of `settle`.
-    fn rest(&mut self, extent: Extent) {
-        if extent.len > 0 {
-            self.resting[0].push(extent);
-        }
-    }
-
-    fn settle(&mut self) {
-        for extent in std::mem::take(&mut self.resting[1]) {
-            self.free(extent);
-        }
-        self.resting.swap(0, 1);
-    }
-
-    fn free(&mut self, Extent { mut start, mut len }: Extent) {
-        if let Some((before, run)) = self.runs.range(..start).next_back().map(|(s, r)| (*s, *r))
-            && before + run == start
-        {
-            self.runs.remove(&before);
-            start = before;
-            len += run;
-        }
-        if let Some(run) = self.runs.remove(&(start + len)) {
-            len += run;
-        }
-        self.runs.insert(start, len);
-    }
 }
 
 /// A part of a mapping, in bytes from its start.
@@ -369,6 +310,11 @@ impl<S: Storage> Tables<S> {
     }
 
     fn number_rules(&mut self, rules: &[Rule]) -> Result<Vec<u16>, TableFull> {
+        // Nothing is taken when not all of them fit: rules are never given back.
+        let new = rules.iter().filter(|rule| !self.rule_numbers.contains_key(rule)).count();
+        if self.rule_numbers.len() + new > MAX_RULES.min(self.storage.rules().len()) {
+            return Err(TableFull::Rules);
+        }
         let mut numbers = Vec::with_capacity(rules.len());
         for rule in rules {
             if let Some(number) = self.rule_numbers.get(rule) {
@@ -376,9 +322,6 @@ impl<S: Storage> Tables<S> {
                 continue;
             }
             let number = self.rule_numbers.len();
-            if number >= MAX_RULES.min(self.storage.rules().len()) {
-                return Err(TableFull::Rules);
-            }
             self.storage.rules()[number] = *rule;
             self.rule_numbers.insert(*rule, number as u16);
             numbers.push(number as u16);

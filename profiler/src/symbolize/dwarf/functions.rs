@@ -17,7 +17,7 @@ const MAX_REFERENCES: usize = 16;
 const MAX_INLINED: usize = 512;
 
 /// A function at an address, with what is known of its call.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Found<'data> {
     /// Name as DWARF has it.
     pub name: Option<&'data [u8]>,
@@ -183,23 +183,30 @@ fn name_of<'data>(
     unit: &Rc<Unit<Reader<'data>>>,
     entry: &Entry<'data>,
 ) -> Option<&'data [u8]> {
-    let string = |unit: &Unit<Reader<'data>>,
-                  value: Option<AttributeValue<Reader<'data>>>,
-                  d: &Directory<'_, 'data>| {
-        d.dwarf.attr_string(unit, value?).ok().map(|text| text.slice()).filter(|t| !t.is_empty())
-    };
-    let mut short = None;
+    let mut directory = directory;
     let mut unit = Rc::clone(unit);
+    let mut short = None;
     let (mut linkage, mut name, mut origin) = (entry.linkage_name, entry.name, entry.origin);
     for _ in 0..MAX_REFERENCES {
-        if let Some(linkage) = string(&unit, linkage, directory) {
+        let text = |value: Option<AttributeValue<Reader<'data>>>| {
+            let text = directory.dwarf.attr_string(&unit, value?).ok()?.slice();
+            (!text.is_empty()).then_some(text)
+        };
+        if let Some(linkage) = text(linkage) {
             return Some(linkage);
         }
-        short = short.or_else(|| string(&unit, name, directory));
+        short = short.or_else(|| text(name));
         let Some(to) = origin else { break };
         let offset = match to {
             AttributeValue::UnitRef(offset) => offset,
             AttributeValue::DebugInfoRef(offset) => {
+                let Ok((other, offset)) = directory.entry(offset) else { break };
+                unit = other;
+                offset
+            }
+            AttributeValue::DebugInfoRefSup(offset) => {
+                let Some(supplementary) = directory.supplementary() else { break };
+                directory = supplementary;
                 let Ok((other, offset)) = directory.entry(offset) else { break };
                 unit = other;
                 offset

@@ -50,7 +50,7 @@ impl<'unit, 'data> Lines<'unit, 'data> {
 
     /// Puts positions to the functions at an address: each has that of the call of the next, and
     /// the last one that of the address itself.
-    pub fn chain(&self, found: Vec<Found<'data>>, leaf: Option<(u64, u32)>) -> Chain {
+    pub fn chain(&self, found: Vec<Found<'_>>, leaf: Option<(u64, u32)>) -> Chain {
         let mut at: Vec<Option<(u64, u32)>> =
             found.iter().skip(1).map(|function| function.call).collect();
         at.push(leaf);

@@ -14,11 +14,11 @@
 mod functions;
 mod lines;
 mod sections;
+mod split;
 mod units;
 
-use std::collections::BTreeSet;
-
 pub use sections::Sections;
+pub use split::Elsewhere;
 
 /// What gimli reads from.
 pub type Reader<'data> = gimli::EndianSlice<'data, gimli::LittleEndian>;
@@ -74,33 +74,54 @@ struct Budget(u64);
 
 impl Budget {
     fn take(&mut self) -> gimli::Result<()> {
-        self.0 = self.0.checked_sub(1).ok_or(gimli::Error::TooManyRegisterRules)?;
+        self.0 = self.0.checked_sub(1).ok_or(gimli::Error::TooManyIterations)?;
         Ok(())
     }
 }
 
 /// The chain of functions at each address (ascending, distinct); empty where DWARF tells none.
+/// A chain of one function without a name has a source line only.
 ///
 /// A unit that cannot be read costs only its own functions.
 #[must_use]
-pub fn resolve(dwarf: &gimli::Dwarf<Reader<'_>>, addresses: &[u64]) -> Vec<Chain> {
+pub fn resolve(
+    dwarf: &gimli::Dwarf<Reader<'_>>,
+    elsewhere: &Elsewhere<'_>,
+    addresses: &[u64],
+) -> Vec<Chain> {
     let mut chains = vec![Chain::new(); addresses.len()];
+    let mut lines_only = chains.clone();
     let queries = Queries(addresses);
     let mut budget = Budget(MAX_RANGES);
     let mut directory = units::Directory::new(dwarf);
-    let covering: BTreeSet<usize> = directory.covering(queries, &mut budget);
-    for offset in covering {
+    for offset in directory.covering(queries, &mut budget) {
         let Ok(unit) = directory.unit(offset) else { continue };
-        let Ok(found) = functions::walk(&mut directory, &unit, queries, &mut budget) else {
-            continue;
-        };
         let lines = lines::Lines::new(dwarf, &unit);
         let positions = lines.positions(queries, &mut budget).unwrap_or_default();
-        for (query, calls) in found {
-            if chains[query].is_empty() {
-                let leaf = positions.get(&query).copied();
-                chains[query] = lines.chain(calls, leaf);
+        let mut keep = |found: Vec<(usize, Vec<functions::Found<'_>>)>| {
+            for (query, calls) in found {
+                if chains[query].is_empty() {
+                    chains[query] = lines.chain(calls, positions.get(&query).copied());
+                }
             }
+        };
+        let whole = unit.dwo_id.map(|id| {
+            elsewhere.visit(dwarf, &unit, id, |dwo, unit| {
+                let mut directory = units::Directory::new(dwo);
+                functions::walk(&mut directory, unit, queries, &mut budget).map(&mut keep)
+            })
+        });
+        if !matches!(whole, Some(Ok(Some(())))) {
+            let found = functions::walk(&mut directory, &unit, queries, &mut budget);
+            keep(found.unwrap_or_default());
+        }
+        for (query, position) in &positions {
+            lines_only[*query] = lines.chain(vec![functions::Found::default()], Some(*position));
+        }
+    }
+    for (chain, line) in chains.iter_mut().zip(lines_only) {
+        if chain.is_empty() {
+            *chain = line;
         }
     }
     chains

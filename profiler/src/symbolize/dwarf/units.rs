@@ -21,6 +21,7 @@ pub struct Directory<'dwarf, 'data> {
     /// Where units begin, ascending.
     offsets: Vec<usize>,
     kept: HashMap<usize, Rc<Unit<Reader<'data>>>>,
+    supplementary: Option<Box<Self>>,
 }
 
 impl<'dwarf, 'data> Directory<'dwarf, 'data> {
@@ -31,7 +32,15 @@ impl<'dwarf, 'data> Directory<'dwarf, 'data> {
         while let Ok(Some(header)) = headers.next() {
             offsets.extend(header.debug_info_offset().map(|offset| offset.0));
         }
-        Self { dwarf, offsets, kept: HashMap::new() }
+        Self { dwarf, offsets, kept: HashMap::new(), supplementary: None }
+    }
+
+    /// The units of the supplementary file, if there is one.
+    pub fn supplementary(&mut self) -> Option<&mut Self> {
+        if self.supplementary.is_none() {
+            self.supplementary = Some(Box::new(Self::new(self.dwarf.sup()?)));
+        }
+        self.supplementary.as_deref_mut()
     }
 
     /// The units that say they cover an address, by where they begin.

@@ -187,20 +187,34 @@ impl Proc {
         keep: impl Fn(&ProcMapping) -> bool,
     ) -> Result<Vec<ProcMapping>, ProcError> {
         let folder = self.open(pid)?;
-        let file = BufReader::with_capacity(SMALL_FILE as usize, folder.file("maps")?);
-        let mut kept = Vec::new();
-        let mut whole = true;
-        maps::each_line(file, |line| {
-            if let Some(mapping) = maps::parse_line(line).filter(&keep) {
-                whole = kept.len() < MAX_MAPPINGS;
-                if whole {
-                    kept.push(mapping);
-                }
-            }
-            whole
-        })
-        .map_err(|source| folder.failed("maps", source))?;
-        if whole { Ok(kept) } else { Err(ProcError::TooManyMappings { pid, limit: MAX_MAPPINGS }) }
+        let (kept, empty) = folder.mappings("maps", &keep)?;
+        if !empty {
+            return Ok(kept);
+        }
+        // Kernel threads and ended processes have none; nor has a first thread that has ended, but
+        // the others go on in the same memory.
+        match self.living_thread(pid) {
+            Ok(tid) if tid != pid => Ok(folder.mappings(&format!("task/{tid}/maps"), &keep)?.0),
+            _ => Ok(kept),
+        }
+    }
+
+    /// A thread of the process that has not ended: the first one, unless it has. Where it is
+    /// another, `task/TID/…` shows what `/proc/PID/…` no longer does: `maps`, `root`, `exe`, `mem`.
+    ///
+    /// # Errors
+    ///
+    /// [`ProcError::NoSuchProcess`] when all have ended, or what reading gave.
+    pub fn living_thread(&self, pid: u32) -> Result<u32, ProcError> {
+        let folder = self.open(pid)?;
+        if !folder.stat()?.zombie {
+            return Ok(pid);
+        }
+        let lives = |tid: &u32| {
+            let stat = folder.read(&format!("task/{tid}/stat")).ok();
+            stat.and_then(|stat| parse::stat(&stat)).is_some_and(|stat| !stat.zombie)
+        };
+        self.threads(pid)?.into_iter().find(lives).ok_or(ProcError::NoSuchProcess { pid })
     }
 
     /// The numbers of a process's threads, ascending.
@@ -327,6 +341,33 @@ impl Folder {
         let read = self.file(name)?.take(SMALL_FILE).read_to_end(&mut bytes);
         read.map_err(|source| self.failed(name, source))?;
         Ok(bytes)
+    }
+
+    /// The mappings of a `maps` file that are kept, and whether the file had no line at all.
+    fn mappings(
+        &self,
+        name: &str,
+        keep: impl Fn(&ProcMapping) -> bool,
+    ) -> Result<(Vec<ProcMapping>, bool), ProcError> {
+        let file = BufReader::with_capacity(SMALL_FILE as usize, self.file(name)?);
+        let mut kept = Vec::new();
+        let (mut whole, mut empty) = (true, true);
+        maps::each_line(file, |line| {
+            empty = false;
+            if let Some(mapping) = maps::parse_line(line).filter(&keep) {
+                whole = kept.len() < MAX_MAPPINGS;
+                if whole {
+                    kept.push(mapping);
+                }
+            }
+            whole
+        })
+        .map_err(|source| self.failed(name, source))?;
+        if whole {
+            Ok((kept, empty))
+        } else {
+            Err(ProcError::TooManyMappings { pid: self.pid, limit: MAX_MAPPINGS })
+        }
     }
 
     fn stat(&self) -> Result<parse::Stat, ProcError> {

@@ -200,6 +200,31 @@ fn mappings_of_all_kinds() {
 }
 
 #[test]
+fn threads_outlive_the_first() {
+    let fixture = Fixture::new();
+    fixture.process(5, b"main", "Z", 1, 0, 3);
+    fixture.file("5/maps", "");
+    fixture.file("5/task/5/stat", "5 (main) Z 1");
+    for (tid, state) in [(6, "X"), (7, "S")] {
+        let stat = format!("{tid} (t) {state} 1 1 1 0 -1 0 0 0 0 0 1 2 0 0 20 0 3 0 4242 0\n");
+        fixture.file(&format!("5/task/{tid}/stat"), stat);
+        fixture.file(&format!("5/task/{tid}/maps"), if tid == 7 { MAPS } else { b"" });
+    }
+    let proc = fixture.proc();
+    assert_eq!(proc.living_thread(5).unwrap(), 7);
+    assert_eq!(proc.mappings(5).unwrap(), maps::parse(MAPS));
+    // All have ended.
+    fixture.file("5/task/7/stat", "");
+    assert!(matches!(proc.living_thread(5), Err(ProcError::NoSuchProcess { pid: 5 })));
+    assert_eq!(proc.mappings(5).unwrap(), []);
+    // A kernel thread.
+    fixture.process(8, b"kworker", "I", 2, 0x0020_0000, 1);
+    fixture.file("8/maps", "");
+    assert_eq!(proc.mappings(8).unwrap(), []);
+    assert_eq!(proc.living_thread(8).unwrap(), 8);
+}
+
+#[test]
 fn huge_maps_are_read_line_by_line() {
     let fixture = Fixture::new();
     let mut text = vec![b'x'; 300_000];

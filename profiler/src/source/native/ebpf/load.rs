@@ -199,7 +199,7 @@ impl Engine {
             let scope = PerfEventScope::AllProcessesOneCpu { cpu: *cpu };
             let link = loop {
                 let (_, event) = &events[0];
-                match program.attach(event.clone(), scope, policy, false) {
+                match program.attach(*event, scope, policy, false) {
                     Ok(link) => break link,
                     // A virtual machine has no counter of cycles as a rule.
                     Err(_) if events.len() > 1 => drop(events.remove(0)),

@@ -12,7 +12,9 @@ use std::fs;
 
 use anyhow::{Context, Result, bail};
 
-use chain::Compiler;
+pub use build::bpf_cargo;
+pub use chain::Compiler;
+
 use record::Record;
 
 use crate::shell::root;

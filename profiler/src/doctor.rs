@@ -1,1 +1,0 @@
-//! `flame-graph doctor`: what this host allows.

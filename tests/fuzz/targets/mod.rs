@@ -1,0 +1,112 @@
+//! The fuzz targets: one test for each reader of outside bytes.
+//!
+//! The files in `seeds/unwind` are small programs, linked without libc and with tiny pages so that
+//! they are short: with `.eh_frame`, with `.debug_frame`, with frame pointers, with a lazy PLT.
+
+mod walk;
+
+use flame_graph::{
+    format::{folded, jitdump, perf_map},
+    source::native::{samples::Sample, sideband},
+    unwind,
+};
+use profiler_ebpf::wire::SampleHeader;
+
+use crate::fuzz;
+
+#[test]
+fn unwind_tables() {
+    fuzz("unwind", vec![], |bytes| {
+        let Ok(rows) = unwind::compile(bytes) else { return };
+        // What the tables' filling relies on.
+        assert!(rows.rows.iter().all(|row| (row.rule as usize) < rows.rules.len()));
+        assert!(rows.rows.is_sorted_by(|one, next| one.address < next.address));
+        assert!(rows.text.is_sorted_by(|one, next| one.address + one.size <= next.address));
+    });
+}
+
+#[test]
+fn folded_text() {
+    fuzz("folded", vec![], |bytes| {
+        let Ok(read) = folded::read(bytes) else { return };
+        // What was read is written so that it reads the same.
+        let mut text = Vec::new();
+        folded::write(&read.stacks, 0, &mut text).unwrap();
+        let again = folded::read(&*text).unwrap();
+        let mut twice = Vec::new();
+        folded::write(&again.stacks, 0, &mut twice).unwrap();
+        assert_eq!(String::from_utf8(text).unwrap(), String::from_utf8(twice).unwrap());
+    });
+}
+
+#[test]
+fn perf_maps() {
+    fuzz("perf-map", vec![], |bytes| {
+        perf_map::latest_first(bytes).for_each(drop);
+    });
+}
+
+#[test]
+fn jitdumps() {
+    fuzz("jitdump", vec![jitdump_seed()], |bytes| {
+        let _ = jitdump::read(bytes);
+    });
+}
+
+#[test]
+fn samples() {
+    let words = SampleHeader::WORDS + 8;
+    let mut seed: Vec<u8> = (0..words as u64).flat_map(|word| (word % 5).to_le_bytes()).collect();
+    // As many kernel and user frames and copied bytes as follow.
+    for (word, value) in [(6, 2_u32), (7, 2), (8, 32)] {
+        seed[4 * word..4 * word + 4].copy_from_slice(&value.to_le_bytes());
+    }
+    assert!(Sample::decode(&seed).is_ok());
+    fuzz("samples", vec![seed], |bytes| {
+        let Ok(sample) = Sample::decode(bytes) else { return };
+        let _ = sample.comm();
+        for address in (0..64).chain([u64::MAX - 7, u64::MAX]) {
+            let _ = sample.word(address);
+            let _ = sample.word(sample.header.registers.sp.wrapping_add(address));
+        }
+    });
+}
+
+#[test]
+fn side_band_records() {
+    // The record's type, its misc bits, then its body: numbers, a name, the trailer.
+    let seed = |kind: u16| {
+        let mut bytes = vec![kind as u8, 0, 2, 0];
+        bytes.extend((1..=16_u32).flat_map(u32::to_le_bytes));
+        bytes.extend(b"/usr/bin/name\0\0\0");
+        bytes.extend([7; 16]);
+        bytes
+    };
+    let seeds = (0..24).map(seed).collect();
+    fuzz("side-band", seeds, |bytes| {
+        let Some((head, body)) = bytes.split_first_chunk::<4>() else { return };
+        let [kind, _, misc @ ..] = *head;
+        let _ = sideband::decode(u32::from(kind), u16::from_le_bytes(misc), body);
+    });
+}
+
+/// A dump with one function (tools/perf/Documentation/jitdump-specification.txt).
+fn jitdump_seed() -> Vec<u8> {
+    let mut dump = Vec::new();
+    // Magic, version, header size, machine, padding, pid; then time and flags.
+    for word in [0x4a69_5444_u32, 1, 40, 62, 0, 4711, 1, 0, 0, 0] {
+        dump.extend(word.to_le_bytes());
+    }
+    let code = [0x90; 16];
+    let name = b"work\0";
+    let size = 16 + 8 + 32 + name.len() + code.len();
+    for word in [0_u32, size as u32, 2, 0, 4711, 4711] {
+        dump.extend(word.to_le_bytes());
+    }
+    for word in [0x7f00_0000_1000_u64, 0x7f00_0000_1000, code.len() as u64, 1] {
+        dump.extend(word.to_le_bytes());
+    }
+    dump.extend(name);
+    dump.extend(code);
+    dump
+}

@@ -1,0 +1,76 @@
+//! What the tests need on a Debian machine.
+
+use anyhow::{Context, Result};
+
+use super::Outcome;
+use crate::shell::{cargo, command, output, run, succeeds};
+
+/// Packages by name, and what each is for.
+const PACKAGES: &[(&str, &str)] = &[
+    ("binutils", "readelf, objcopy and strip for the test programs' debug files"),
+    ("clang", "test programs as clang lays them out"),
+    ("g++", "test programs in C++"),
+    ("gcc", "test programs in C, and the linker that Rust uses"),
+    ("libc6-dev", "headers and static libraries for the test programs"),
+    ("linux-perf", "the peer that results are compared with"),
+    ("lld", "test programs as lld lays them out"),
+    ("mold", "test programs as mold lays them out"),
+    ("musl-tools", "static test programs with musl"),
+];
+
+/// Parts of the Rust toolchain, by rustup's name and what cargo calls them.
+const COMPONENTS: &[(&str, &str)] = &[("rustfmt", "fmt"), ("clippy", "clippy")];
+
+/// Installs what is missing: as root, on Debian; of the toolchain by rustup.
+pub fn install() -> Result<Outcome> {
+    for (component, subcommand) in COMPONENTS {
+        if !succeeds(cargo().args([subcommand, "--version"])) {
+            run(command("rustup").args(["component", "add", component]))
+                .with_context(|| format!("{component} is missing, and rustup cannot add it"))?;
+        }
+    }
+    if !succeeds(command("dpkg-query").arg("--version"))
+        || !succeeds(command("apt-get").arg("--version"))
+    {
+        return Ok(Outcome::Skipped(format!(
+            "this is no Debian machine; install what corresponds to: {}",
+            names(PACKAGES).join(" ")
+        )));
+    }
+    let missing: Vec<_> = PACKAGES.iter().filter(|row| !is_installed(row.0)).copied().collect();
+    if missing.is_empty() {
+        println!("{} packages are installed", PACKAGES.len());
+        return Ok(Outcome::Passed);
+    }
+    for (name, reason) in &missing {
+        println!("{name} is missing: {reason}");
+    }
+    if output(command("id").arg("-u"))? != "0" {
+        return Ok(Outcome::Skipped(format!(
+            "not root; run `apt-get install {}`",
+            names(&missing).join(" ")
+        )));
+    }
+    run(apt().args(["update", "--quiet"]))?;
+    run(apt()
+        .args(["install", "--quiet", "--yes", "--no-install-recommends"])
+        .args(names(&missing)))
+    .context("the packages that the tests need cannot be installed")?;
+    Ok(Outcome::Passed)
+}
+
+fn names(rows: &[(&'static str, &str)]) -> Vec<&'static str> {
+    rows.iter().map(|row| row.0).collect()
+}
+
+fn apt() -> std::process::Command {
+    let mut apt = command("apt-get");
+    // Another installation may be running on a machine that was just started.
+    apt.args(["-o", "DPkg::Lock::Timeout=120"]).env("DEBIAN_FRONTEND", "noninteractive");
+    apt
+}
+
+fn is_installed(package: &str) -> bool {
+    let status = output(command("dpkg-query").args(["-W", "-f=${db:Status-Status}", package]));
+    status.is_ok_and(|status| status == "installed")
+}
