@@ -35,7 +35,7 @@ fn check(builds: &[Way<'_>]) {
     for (_, name, flags) in builds {
         let stacks = recorded.stacks.of(name);
         let right = std::panic::catch_unwind(|| {
-            stacks.at_least(100).complete().rooted(&["_start"]).paths("main", &shares());
+            stacks.at_least(60).complete().rooted(&["_start"]).paths("main", &shares());
         });
         if right.is_err() {
             failed.push(format!("{name} ({flags})"));

@@ -3,6 +3,14 @@
 //! that they name; what is missing fails in CI (`CI=true`) and is a named skip elsewhere.
 
 #[cfg(test)]
+mod calls;
+#[cfg(test)]
+mod depth;
+#[cfg(test)]
+mod kernel;
+#[cfg(test)]
 mod layouts;
+#[cfg(test)]
+mod signals;
 #[cfg(test)]
 mod support;

@@ -20,8 +20,9 @@ macro_rules! require {
             Ok(_) => {}
             Err(missing) => {
                 let missing: String = missing;
-                tests::require(&missing, false);
-                return;
+                if !tests::require(&missing, false) {
+                    return;
+                }
             }
         })+
     };

@@ -59,10 +59,10 @@ impl Stage {
         Target::start(&mut Command::new(program.into()))
     }
 
-    /// Records these targets for some seconds at 499 Hz.
+    /// Records these targets for some seconds at 999 Hz.
     pub fn record(&self, targets: &[&Target], seconds: f64) -> Recorded {
         let pids: Vec<_> = targets.iter().map(|target| target.pid().to_string()).collect();
-        self.cpu(&["--pid", &pids.join(","), "-F", "499", "-d", &seconds.to_string()])
+        self.cpu(&["--pid", &pids.join(","), "-F", "999", "-d", &seconds.to_string()])
     }
 
     /// Records with these arguments, and checks what holds for every recording: every sample that
