@@ -286,7 +286,9 @@ fn send(scratch: &mut Scratch) {
     let waiting = unsafe {
         bpf_ringbuf_query((&raw const SAMPLES).cast_mut().cast(), u64::from(BPF_RB_AVAIL_DATA))
     };
-    let wake = if waiting >= config::wake_bytes() { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
+    // What it learns from a sample that was handed up spares the next ones that way.
+    let urgent = waiting >= config::wake_bytes() || scratch.header.copy_bytes > 0;
+    let wake = if urgent { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
     if SAMPLES.output_untyped::<[u8]>(record, u64::from(wake)).is_err() {
         count(Counter::RingFull, 1);
     }

@@ -83,6 +83,11 @@ impl Walk {
             return Outcome::BadTables;
         };
         if number == 0 {
+            // A return address that was planted, not pushed by a call: the first frame of a
+            // context that makecontext(3) or the like has made.
+            if !exact && self.rule_number(env, self.registers.ip).unwrap_or(0) != 0 {
+                return Outcome::Complete;
+            }
             return self.step_by_pointer(env);
         }
         let Some(rule) = env.rule(number) else {

@@ -22,9 +22,9 @@ pub const MAX_USER_FRAMES: usize = 2048;
 /// `kernel.perf_event_max_stack`, is 127).
 pub const MAX_KERNEL_FRAMES: usize = 127;
 /// The most bytes of a user stack that are handed up when the walk needs the host.
-pub const MAX_STACK_COPY: usize = 32 * 1024;
+pub const MAX_STACK_COPY: usize = 104 * 1024;
 /// Words of a sample's payload: kernel frames, user frames, then the stack copy.
-pub const PAYLOAD_WORDS: usize = 8192 - SampleHeader::WORDS;
+pub const PAYLOAD_WORDS: usize = 16384 - SampleHeader::WORDS;
 
 /// One row of the unwind table: the low 12 bits of the address where it begins to hold (bits 0 to
 /// 15) and the number of its rule (bits 16 to 31).

@@ -8,6 +8,7 @@
 mod color;
 
 use std::{
+    borrow::Cow,
     fmt::Write as _,
     io::{self, Write},
 };
@@ -26,6 +27,9 @@ use crate::{
 
 /// Frames narrower than this share of the width, in percent, are not drawn: a tenth of a pixel.
 const MIN_WIDTH: f64 = 0.01;
+/// Width of a character by its height. Common monospace fonts have 0.60; with a little more, text
+/// that is cut to fit does fit.
+const FONT_WIDTH: f64 = 0.62;
 /// Longer titles would run into the picture's own buttons.
 const TITLE_LENGTH: usize = 80;
 /// Stand for `;` and the space on the way through inferno.
@@ -42,8 +46,7 @@ impl Export for Svg {
         if tree.root().total == 0 {
             return Err(ExportError::Empty);
         }
-        let lines = visible_lines(&tree);
-        let mut palette = palette(&tree);
+        let (lines, mut palette) = visible(&tree);
         let mut options = options(profile, &mut palette);
         // inferno reverses what it takes for a flame chart, the one mode in which it keeps to the
         // order of the lines, and so to the tree's.
@@ -59,6 +62,7 @@ fn options<'a>(profile: &Profile, palette: &'a mut PaletteMap) -> Options<'a> {
     options.subtitle = Some(text::caption(profile));
     options.count_name = text::count_name(profile);
     options.min_width = MIN_WIDTH;
+    options.font_width = FONT_WIDTH;
     options.bgcolors = Some(BackgroundColor::Grey);
     options.palette_map = Some(palette);
     options.text_truncate_direction = TextTruncateDirection::Right;
@@ -68,10 +72,11 @@ fn options<'a>(profile: &Profile, palette: &'a mut PaletteMap) -> Options<'a> {
 
 /// The text of a frame as inferno can take it.
 fn drawn_name(frame: &Frame) -> String {
-    // These two escapes protect folded text; in a picture the characters are harmless.
-    let text = folded::frame_text(frame)
-        .replace("\\x3b", SEMICOLON.encode_utf8(&mut [0; 4]))
-        .replace("\\x5c", "\\");
+    let mut text = folded::frame_text(frame);
+    if text.contains('\\') {
+        // These two escapes protect folded text; in a picture the characters are harmless.
+        text = text.replace("\\x3b", SEMICOLON.encode_utf8(&mut [0; 4])).replace("\\x5c", "\\");
+    }
     match text.rsplit_once(' ') {
         Some((stem, number)) if number.bytes().all(|b| b.is_ascii_digit() || b == b'.') => {
             format!("{stem}{SPACE}{number}")
@@ -80,34 +85,30 @@ fn drawn_name(frame: &Frame) -> String {
     }
 }
 
-fn palette(tree: &Tree) -> PaletteMap {
-    let mut palette = PaletteMap::default();
-    for label in tree.labels() {
-        palette.insert(&label.text, color::of(label));
-        palette.insert(folded::root_text(&label.text), color::of(label));
-    }
-    palette.insert("", color::ALL);
-    palette
-}
-
-/// Lines of the frames that are wide enough to be drawn, from left to right. The value of those
+/// Lines of the frames that are wide enough to be drawn, from left to right, and their colours. The value of those
 /// that are not goes to the frame below them, so every width is right and the work is bounded by
 /// what can be seen.
-fn visible_lines(tree: &Tree) -> Vec<String> {
+fn visible(tree: &Tree) -> (Vec<String>, PaletteMap) {
     let total = tree.root().total as f64;
     let visible = |node: &Node| node.total as f64 * 100.0 / total >= MIN_WIDTH;
     let mut lines = Vec::new();
+    let mut palette = PaletteMap::default();
+    palette.insert("", color::ALL);
     let mut path = String::new();
     // Nodes to visit, each with the length of its parent's path.
     let mut stack = vec![(tree.root(), 0)];
     while let Some((node, length)) = stack.pop() {
         path.truncate(length);
         if let Some(label) = tree.label(node) {
-            if length == 0 {
-                path.push_str(&folded::root_text(&label.text));
+            let text = if length == 0 {
+                folded::root_text(&label.text)
             } else {
                 path.push(';');
-                path.push_str(&label.text);
+                Cow::Borrowed(&*label.text)
+            };
+            path.push_str(&text);
+            if palette.get(&text).is_none() {
+                palette.insert(text, color::of(label));
             }
         }
         let children = || node.children.iter().map(|child| tree.node(*child));
@@ -121,7 +122,7 @@ fn visible_lines(tree: &Tree) -> Vec<String> {
         let length = path.len();
         stack.extend(children().rev().filter(|child| visible(child)).map(|child| (child, length)));
     }
-    lines
+    (lines, palette)
 }
 
 /// Puts the characters back that inferno could not take. It writes each text in one call, so none

@@ -37,8 +37,11 @@ use crate::model::{
 pub const MAX_FRAMES: usize = 10_000;
 /// Longer lines are refused, in bytes.
 pub const MAX_LINE: usize = 16 << 20;
-/// Longer inputs are refused, in bytes.
-pub const MAX_INPUT: u64 = 1 << 30;
+/// Longer inputs are refused, in bytes. Reading takes memory in proportion, some ten times as much.
+pub const MAX_INPUT: u64 = 512 << 20;
+/// More distinct frame texts than this are refused. No program has as many functions; input that
+/// does (names with an address or a number in each) takes far more memory than it has bytes.
+pub const MAX_NAMES: usize = 4 << 20;
 
 const UNKNOWN: &str = "[unknown]";
 const MARKERS: [&str; 2] = ["[truncated: ", "[lost: "];
@@ -90,6 +93,12 @@ pub enum FoldedError {
     /// An input of more than [`MAX_INPUT`] bytes.
     #[error("it is longer than {MAX_INPUT} bytes")]
     TooLarge,
+    /// More than [`MAX_NAMES`] distinct frame texts.
+    #[error("up to line {line} it has more than {MAX_NAMES} different function names")]
+    TooManyNames {
+        /// Line number, from 1.
+        line: u64,
+    },
     /// The input failed.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -109,7 +118,13 @@ pub struct Folded {
 /// # Errors
 /// The first line that is not a stack and a count, or that exceeds a limit of this module.
 pub fn read(mut input: impl BufRead) -> Result<Folded, FoldedError> {
-    let mut reader = Reader { stacks: Stacks::new(1), names: FxHashMap::default(), total: 0 };
+    let mut reader = Reader {
+        stacks: Stacks::new(1),
+        names: FxHashMap::default(),
+        frames: Vec::new(),
+        max_names: MAX_NAMES,
+        total: 0,
+    };
     let (mut not_utf8, mut number, mut bytes) = (0, 0, 0);
     let mut line = Vec::new();
     loop {
@@ -140,8 +155,11 @@ pub fn read(mut input: impl BufRead) -> Result<Folded, FoldedError> {
 /// What is kept from line to line.
 struct Reader {
     stacks: Stacks<Frame>,
-    /// Frames by their text, so that each is decoded once; first frames and others apart.
-    names: FxHashMap<Box<str>, [Option<Frame>; 2]>,
+    /// Indexes into `frames` by the frame's text, so that each is decoded once: of the text as a
+    /// first frame and as a later one. `u32::MAX` is none yet.
+    names: FxHashMap<Box<str>, [u32; 2]>,
+    frames: Vec<Frame>,
+    max_names: usize,
     total: u64,
 }
 
@@ -157,21 +175,28 @@ impl Reader {
         }
         let mut id = StackId::ROOT;
         for (depth, text) in stack.split(';').enumerate() {
-            let first = depth == 0;
-            let slot = usize::from(first);
-            let known = self.names.get(text).and_then(|frames| frames[slot].as_ref());
-            id = match known {
-                Some(frame) => self.stacks.push(id, frame),
-                None => {
-                    let frame = read_frame(text, first);
-                    let id = self.stacks.push(id, &frame);
-                    self.names.entry(text.into()).or_default()[slot] = Some(frame);
-                    id
-                }
-            };
+            let frame = self.frame(line, text, depth == 0)?;
+            id = self.stacks.push(id, &self.frames[frame as usize]);
         }
         self.stacks.add(id, 0, count);
         Ok(())
+    }
+
+    /// The index of the frame that a text stands for.
+    fn frame(&mut self, line: u64, text: &str, first: bool) -> Result<u32, FoldedError> {
+        let slot = usize::from(first);
+        if let Some(known) = self.names.get(text)
+            && known[slot] != u32::MAX
+        {
+            return Ok(known[slot]);
+        }
+        let index = u32::try_from(self.frames.len()).unwrap_or(u32::MAX);
+        if self.frames.len() >= self.max_names || index == u32::MAX {
+            return Err(FoldedError::TooManyNames { line });
+        }
+        self.frames.push(read_frame(text, first));
+        self.names.entry(text.into()).or_insert([u32::MAX; 2])[slot] = index;
+        Ok(index)
     }
 }
 
@@ -286,7 +311,8 @@ pub fn frame_text(frame: &Frame) -> String {
     }
     let foreign = frame.symbol
         || matches!(frame.kind, FrameKind::Process | FrameKind::Thread)
-        || (frame.kind != FrameKind::Marker && is_marker(&frame.name));
+        // As it would be read: a blank at the end is escaped, and then it is no marker.
+        || (frame.kind != FrameKind::Marker && is_marker(&escape(&frame.name, false)));
     let mut text = escape(&frame.name, foreign);
     text.push_str(suffix(frame));
     text

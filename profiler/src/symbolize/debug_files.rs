@@ -14,7 +14,10 @@ use std::{
 
 use object::Object;
 
-use super::image::{Image, open_regular};
+use super::{
+    elf,
+    image::{Image, open_regular},
+};
 
 /// A file with debug information and where it was found.
 pub struct DebugFile {
@@ -31,8 +34,8 @@ impl DebugFile {
     }
 
     fn has_build_id(&self, id: &[u8]) -> bool {
-        let file = object::File::parse(&*self.image);
-        file.is_ok_and(|file| file.build_id().ok().flatten() == Some(id))
+        let file = elf::parse(&self.image);
+        file.is_some_and(|file| file.build_id().ok().flatten() == Some(id))
     }
 }
 

@@ -5,6 +5,13 @@ use object::{
 };
 use rustc_hash::FxHashMap;
 
+/// Reads the headers of an ELF file; None when it is none, or they make no sense.
+#[must_use]
+pub fn parse(image: &[u8]) -> Option<object::File<'_>> {
+    // The parser knows other formats, which nothing here expects.
+    image.starts_with(&elf::ELFMAG).then(|| object::File::parse(image).ok()).flatten()
+}
+
 /// Where the bytes of a file are in its own address space.
 #[derive(Debug)]
 pub struct Segments(Vec<Segment>);
@@ -42,6 +49,15 @@ impl Segments {
             .iter()
             .find(|s| offset.checked_sub(s.offset).is_some_and(|into| into < s.size))
             .map(|s| s.address.wrapping_add(offset - s.offset))
+    }
+
+    /// The other way round.
+    #[must_use]
+    pub fn offset(&self, address: u64) -> Option<u64> {
+        self.0
+            .iter()
+            .find(|s| address.checked_sub(s.address).is_some_and(|into| into < s.size))
+            .map(|s| s.offset.wrapping_add(address - s.address))
     }
 }
 

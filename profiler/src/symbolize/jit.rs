@@ -103,7 +103,11 @@ impl Process {
         let dump = match mapped {
             Some(line) => {
                 let range = line.split(' ').next()?;
-                open_regular(&self.folder.join("map_files").join(range)).ok()
+                let (_, path) = line.split_once('/')?;
+                // The very file that is mapped; without privilege, the one at its path.
+                open_regular(&self.folder.join("map_files").join(range))
+                    .or_else(|_| open_beneath(&self.folder.join("root"), path))
+                    .ok()
             }
             None => {
                 let name = format!("jit-{}.dump", self.pid);
@@ -306,6 +310,25 @@ mod tests {
         });
         let found = names(pid, &[0x1000, 0x1008, 0x1010], gone.path(), &[module]);
         assert_eq!(found, [Some(b"b".to_vec()), Some(b"a".to_vec()), None]);
+    }
+
+    #[test]
+    fn a_living_process_tells_where_its_dump_is() {
+        let proc = process(me());
+        let dump = jitdump::tests::dump(&[(0x1000, 16, "dumped")]);
+        let line = "7f00-8f00 r-xp 00000000 08:01 77 /tmp/jit-7.dump\n";
+        std::fs::write(proc.path().join("42/maps"), line).unwrap();
+        write_map(proc.path(), "1000 100 mapped\n");
+        // By its path in the process's root.
+        let path = proc.path().join("42/root/tmp/jit-7.dump");
+        std::fs::write(&path, &dump).unwrap();
+        let expected = [Some("dumped".to_owned()), Some("mapped".to_owned())];
+        assert_eq!(names_in(proc.path(), &[0x1008, 0x1010]), expected);
+        // By its mapping.
+        let files = proc.path().join("42/map_files");
+        std::fs::create_dir(&files).unwrap();
+        std::fs::rename(&path, files.join("7f00-8f00")).unwrap();
+        assert_eq!(names_in(proc.path(), &[0x1008, 0x1010]), expected);
     }
 
     #[test]

@@ -6,17 +6,21 @@
 //! * The vDSO and the kernel ([`kernel`]): from the running kernel.
 //! * Code made at run time ([`jit`]): from the files that its process wrote.
 //!
-//! A file that is missing or broken costs only its own names: frames without one read
-//! `[module+0xoffset]`.
+//! A file that is missing or broken costs only its own names. Frames without one read
+//! `[module+0xoffset]`, where the offset is that of the byte in the file at which the function
+//! begins when unwind tables tell ([`unnamed`]), else of the address itself.
 
 mod debug_files;
 pub mod dwarf;
 pub mod elf;
+mod go;
 pub mod image;
 pub mod jit;
 pub mod kernel;
 mod module;
 pub mod names;
+mod plt;
+mod unnamed;
 mod vdso;
 
 use std::{
@@ -138,8 +142,10 @@ impl Names {
             }
         };
         let kernel = std::thread::scope(|scope| {
-            for _ in 1..THREADS.min(wanted.user.len()) {
-                scope.spawn(work);
+            // This thread begins with the kernel's list, which takes the kernel 0.1 s to print.
+            for _ in 1..THREADS.min(wanted.user.len() + 1) {
+                // Without it this thread does all.
+                let _ = std::thread::Builder::new().spawn_scoped(scope, work);
             }
             let kernel = kernel_frames(&wanted.kernel, options);
             work();
@@ -220,6 +226,7 @@ fn user_frames(
 fn frames(chain: Chain, kind: FrameKind, module: &Arc<str>) -> Vec<Frame> {
     let frame = |(level, named): (usize, Named)| Frame {
         inlined: level > 0,
+        symbol: named.known,
         module: (kind == FrameKind::Native).then(|| Arc::clone(module)),
         file: named.position.file.map(Into::into),
         line: named.position.line,

@@ -7,31 +7,34 @@ use object::Object;
 use super::{
     Options, debug_files,
     dwarf::{self, Call, Position},
-    elf,
+    elf, go,
     image::Image,
-    names::{demangle, made},
+    names::{demangle, file_name, made, unknown},
+    plt, unnamed,
 };
 use crate::model::profile::Module;
 
 /// A function at an address, ready to become a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Named {
-    /// Demangled name.
+    /// Demangled name, or a placeholder.
     pub name: String,
+    /// Whether somebody gave it this name.
+    pub known: bool,
     /// Where in it the address is, as far as known.
     pub position: Position,
 }
 
 impl Named {
-    /// A function that a runtime made and named.
+    /// A function whose name is not mangled.
     #[must_use]
     pub fn made(name: &[u8]) -> Self {
-        Self { name: made(name), position: Position::default() }
+        Self { name: made(name), known: true, position: Position::default() }
     }
 }
 
 /// The functions at an address: the compiled one, then those inlined into it, outermost first.
-/// Empty when it has no name.
+/// Empty when nothing is known of it.
 pub type Chain = Vec<Named>;
 
 /// The functions at each byte of the file (offsets ascending and distinct).
@@ -54,7 +57,7 @@ pub fn resolve_image(
     options: &Options,
 ) -> Vec<Chain> {
     let mut chains = vec![Chain::new(); offsets.len()];
-    let Ok(file) = object::File::parse(image) else { return chains };
+    let Some(file) = elf::parse(image) else { return chains };
     let segments = elf::Segments::of(&file);
     // Two offsets can lead to one address, and their order may differ from that of the addresses.
     let mut at: Vec<(u64, usize)> = offsets
@@ -65,7 +68,20 @@ pub fn resolve_image(
     at.sort_unstable();
     let mut addresses: Vec<u64> = at.iter().map(|(address, _)| *address).collect();
     addresses.dedup();
-    let found = resolve_addresses(&file, module, &addresses, options);
+    let mut found = resolve_addresses(&file, module, &addresses, options);
+    let unnamed = found.iter().zip(&addresses).filter(|(chain, _)| chain.is_empty());
+    let unnamed: Vec<u64> = unnamed.map(|(_, address)| *address).collect();
+    let stubs = plt::names(&file, &unnamed);
+    let starts = unnamed::starts(&file, &unnamed);
+    let unnamed = found.iter_mut().filter(|chain| chain.is_empty());
+    for (chain, (stub, start)) in unnamed.zip(stubs.into_iter().zip(starts)) {
+        if let Some(stub) = stub {
+            chain.push(Named::made(&stub));
+        } else if let Some(offset) = start.and_then(|start| segments.offset(start)) {
+            let name = unknown(file_name(&module.path), offset);
+            chain.push(Named { name, known: false, position: Position::default() });
+        }
+    }
     for (address, index) in at {
         if let Ok(position) = addresses.binary_search(&address) {
             chains[index].clone_from(&found[position]);
@@ -90,7 +106,12 @@ fn resolve_addresses(
     let debug = (lacks_info || lacks_symbols)
         .then(|| debug_files::separate(file, path, &options.debug_dirs))
         .flatten();
-    let debug_file = debug.as_ref().and_then(|debug| object::File::parse(&*debug.image).ok());
+    let debug_file = debug.as_ref().and_then(|debug| elf::parse(&debug.image));
+    if symbols.contains(&None) {
+        for (symbol, found) in symbols.iter_mut().zip(go::names(file, addresses)) {
+            *symbol = symbol.or(found);
+        }
+    }
     if let Some(debug_file) = &debug_file {
         for (symbol, found) in symbols.iter_mut().zip(elf::names(debug_file, addresses)) {
             *symbol = found.or(*symbol);
@@ -116,10 +137,10 @@ fn inlined(
 ) -> Vec<dwarf::Chain> {
     let sections = dwarf::Sections::of(file);
     let shared = debug_files::supplementary(file, path, &options.debug_dirs);
-    let shared = shared.as_ref().and_then(|shared| object::File::parse(&*shared.image).ok());
+    let shared = shared.as_ref().and_then(|shared| elf::parse(&shared.image));
     let shared = shared.as_ref().map(dwarf::Sections::of);
     let package = debug_files::package(module).or_else(|| debug_files::package(path));
-    let package = package.as_ref().and_then(|package| object::File::parse(&*package.image).ok());
+    let package = package.as_ref().and_then(|package| elf::parse(&package.image));
     let elsewhere = dwarf::Elsewhere::new(package.as_ref(), module.parent());
     dwarf::resolve(&sections.dwarf(shared.as_ref()), &elsewhere, addresses)
 }
@@ -127,21 +148,21 @@ fn inlined(
 /// What symbol table and DWARF know of an address, together.
 fn chain(symbol: Option<&[u8]>, calls: Vec<Call>) -> Chain {
     if calls.is_empty() {
-        let named = symbol.map(|s| Named { name: demangle(s), position: Position::default() });
+        let named =
+            symbol.map(|s| Named { name: demangle(s), known: true, position: Position::default() });
         return named.into_iter().collect();
     }
     let mut named = Chain::with_capacity(calls.len());
     for (level, call) in calls.into_iter().enumerate() {
-        // The compiled function's own symbol also tells its clones apart; a function that has
-        // neither still stands for the call.
+        // The compiled function's own symbol also tells its clones apart.
         let name = match (level, symbol, call.name) {
             (0, Some(symbol), _) => demangle(symbol),
             (_, _, Some(name)) => demangle(&name),
             // A line without a function.
             (0, None, None) => return Chain::new(),
-            (_, _, None) => "[inlined function]".to_owned(),
+            (_, _, None) => continue,
         };
-        named.push(Named { name, position: call.position });
+        named.push(Named { name, known: true, position: call.position });
     }
     named
 }

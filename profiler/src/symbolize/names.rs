@@ -10,7 +10,7 @@ const MAX_NAME: usize = 4096;
 #[must_use]
 pub fn demangle(symbol: &[u8]) -> String {
     let symbol = String::from_utf8_lossy(&symbol[..symbol.len().min(MAX_NAME)]);
-    let symbol = unversioned(&symbol);
+    let symbol = whole(unversioned(&symbol));
     let mut name = Bounded(String::new());
     if let Ok(rust) = rustc_demangle::try_demangle(symbol) {
         // A name that outgrows the bound fails to write and is kept up to there.
@@ -29,7 +29,7 @@ pub fn demangle(symbol: &[u8]) -> String {
     symbol.to_owned()
 }
 
-/// The name that a runtime gave its code, as it is.
+/// A name that is not mangled, as it is.
 #[must_use]
 pub fn made(name: &[u8]) -> String {
     String::from_utf8_lossy(&name[..name.len().min(MAX_NAME)]).into_owned()
@@ -48,6 +48,19 @@ fn unversioned(symbol: &str) -> &str {
 pub fn file_name(path: &str) -> &str {
     let path = path.strip_suffix(" (deleted)").unwrap_or(path);
     path.rsplit('/').find(|part| !part.is_empty()).unwrap_or(path)
+}
+
+/// Compilers move the unlikely part of a function elsewhere, as `function.cold` or
+/// `function.cold.1`; it is still that function.
+fn whole(symbol: &str) -> &str {
+    let numbered = symbol.rsplit_once('.').filter(|(_, number)| {
+        !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+    });
+    let name = numbered.map_or(symbol, |(name, _)| name);
+    match name.strip_suffix(".cold") {
+        Some(function) if !function.is_empty() => function,
+        _ => symbol,
+    }
 }
 
 /// The placeholder for an unknown function: `[libfoo.so+0x1234]`.
@@ -80,7 +93,12 @@ mod tests {
         for (symbol, name) in [
             ("main", "main"),
             ("read@@GLIBC_2.2.5", "read"),
+            ("parse.cold", "parse"),
+            ("parse.cold.12", "parse"),
+            ("parse.part.0", "parse.part.0"),
+            (".cold", ".cold"),
             ("_ZN3foo3barEi", "foo::bar"),
+            ("_ZN3foo3barEi.cold", "foo::bar"),
             ("_ZN4core3ptr4read17h0123456789abcdefE", "core::ptr::read"),
             ("_RNvCskwGfYPst2Cb_3foo16example_function", "foo::example_function"),
             ("_Z3addIiET_S0_S0_", "add<int>"),

@@ -193,7 +193,9 @@ fn what_has_no_symbol_is_module_and_offset() {
     run("strip", &["prog"], dir.path());
     let expected = [format!("[prog+{offset:#x}]")];
     let module = module(&path);
+    // The whole function is one frame.
     assert_eq!(names_at(&module, offset, &Options::default()), expected);
+    assert_eq!(names_at(&module, offset + 1, &Options::default()), expected);
     let frames = frames_of(vec![module], user(0, CodeAddress::Exact(1 << 40)), &Options::default());
     assert_eq!(&*frames[0].name, "[prog+0x10000000000]");
     assert!(!frames[0].symbol);
@@ -373,7 +375,8 @@ fn the_vdso_has_names() {
     });
     let name = names_at(&vdso, offset, &Options::default()).remove(0);
     assert!(name.ends_with("clock_gettime"), "{name}");
-    assert_eq!(names_at(&vdso, 3, &Options::default()), ["[vdso+0x3]"]);
+    let header = frames_of(vec![vdso], user(0, CodeAddress::Exact(3)), &Options::default());
+    assert_eq!((&*header[0].name, header[0].symbol), ("[vdso+0x3]", false));
 }
 
 #[test]
@@ -504,9 +507,7 @@ fn split_dwarf_is_read_from_dwo_files_and_from_a_package() {
 
 #[test]
 fn a_supplementary_file_is_read() {
-    if Command::new("dwz").arg("--version").output().is_err() {
-        assert!(std::env::var_os("CI").is_none(), "dwz is missing");
-        eprintln!("skipped: dwz is not installed");
+    if !has("dwz", "--version") {
         return;
     }
     let (dir, path) = inlining(&["-g"]);
@@ -517,4 +518,161 @@ fn a_supplementary_file_is_read() {
     assert!(file.gnu_debugaltlink().unwrap().is_some());
     let module = module(&path);
     assert_eq!(deepest(&path, &module, &Options::default()), CHAIN);
+}
+
+#[test]
+fn hostile_debug_information_neither_panics_nor_takes_long() {
+    let (_dir, path) = inlining(&["-g"]);
+    let whole = std::fs::read(&path).unwrap();
+    let module = module(&path);
+    let offsets: Vec<u64> = extent(&path, "outer").collect();
+    let ranges: Vec<(u64, u64)> = {
+        let file = object::File::parse(&*whole).unwrap();
+        let debug = |name: &str| name.starts_with(".debug_") || name.ends_with("tab");
+        let sections = file.sections().filter(|s| s.name().is_ok_and(debug));
+        sections.filter_map(|section| section.file_range()).collect()
+    };
+    // A fixed sequence (SplitMix64): a failure comes back.
+    let mut state: u64 = 1;
+    let mut random = move |below: u64| {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % below
+    };
+    let start = std::time::Instant::now();
+    let mut unharmed = 0;
+    for _ in 0..2000 {
+        let mut broken = whole.clone();
+        for _ in 0..=random(8) {
+            let (offset, size) = ranges[usize::try_from(random(ranges.len() as u64)).unwrap()];
+            let byte = usize::try_from(offset + random(size.max(1))).unwrap();
+            broken[byte] = u8::try_from(random(256)).unwrap();
+        }
+        // No panic is caught here: there shall be none.
+        let chains = module::resolve_image(&broken, &module, &offsets, &Options::default());
+        unharmed += usize::from(chains.iter().any(|chain| chain.len() == 3));
+    }
+    assert!(unharmed > 200, "only {unharmed} of 2000 had their names");
+    assert!(start.elapsed() < Duration::from_secs(60));
+}
+
+#[test]
+fn deep_nesting_does_not_exhaust_the_stack() {
+    // 200,000 inlined calls within each other, in a function of one byte.
+    let dir = tempfile::tempdir().unwrap();
+    let deep = 200_000;
+    let source = format!(
+        ".text\n.globl deep\ndeep: ret\n.size deep, 1\n.type deep, @function\n\
+         .section .debug_abbrev\n.uleb128 1,0x11\n.byte 1\n.uleb128 0x11,1,0x12,7,0,0\n\
+         .uleb128 2,0x2e\n.byte 1\n.uleb128 3,8,0x11,1,0x12,7,0,0\n\
+         .uleb128 3,0x1d\n.byte 1\n.uleb128 3,8,0x11,1,0x12,7,0,0\n.byte 0\n\
+         .section .debug_info\n.long end - begin\nbegin: .value 4\n.long 0\n.byte 8\n\
+         .uleb128 1\n.quad deep, 1\n.uleb128 2\n.string \"deep\"\n.quad deep, 1\n\
+         .rept {deep}\n.uleb128 3\n.string \"in\"\n.quad deep, 1\n.endr\n.zero {}\nend:\n",
+        deep + 2
+    );
+    std::fs::write(dir.path().join("deep.s"), source).unwrap();
+    run("gcc", &["-shared", "-nostdlib", "deep.s", "-o", "deep.so"], dir.path());
+    let path = dir.path().join("deep.so");
+    let data = std::fs::read(&path).unwrap();
+    let file = object::File::parse(&*data).unwrap();
+    let at = extent(&path, "deep").start;
+    assert!(file.section_by_name(".debug_info").is_some());
+    let names = names_at(&module(&path), at, &Options::default());
+    assert_eq!(names[0], "deep");
+    assert!(names.len() > 100, "{}", names.len());
+}
+
+#[test]
+fn linkage_stubs_have_the_name_of_what_they_call() {
+    let source =
+        "#include <stdlib.h>\nint main(int n, char **a) { return atoi(a[0]) + abs(rand()); }";
+    for binding in ["-Wl,-z,lazy", "-Wl,-z,now", "-fcf-protection=full"] {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("prog.c"), source).unwrap();
+        run("gcc", &["-O2", "-fno-builtin", binding, "prog.c", "-o", "prog"], dir.path());
+        run("strip", &["prog"], dir.path());
+        let path = dir.path().join("prog");
+        let data = std::fs::read(&path).unwrap();
+        let file = object::File::parse(&*data).unwrap();
+        let module = module(&path);
+        let mut names = std::collections::BTreeSet::new();
+        for section in [".plt", ".plt.sec", ".plt.got"] {
+            let Some(section) = file.section_by_name(section) else { continue };
+            let (offset, size) = section.file_range().unwrap();
+            names.extend(
+                (offset..offset + size)
+                    .map(|at| names_at(&module, at, &Options::default()).remove(0)),
+            );
+        }
+        for stub in ["rand@plt", "abs@plt"] {
+            assert!(names.contains(stub), "{binding}: {names:?}");
+        }
+    }
+}
+
+/// A program that the tests can do without elsewhere, but not in CI.
+fn has(tool: &str, argument: &str) -> bool {
+    let found = Command::new(tool).arg(argument).output().is_ok_and(|out| out.status.success());
+    assert!(found || std::env::var_os("CI").is_none(), "{tool} is missing");
+    if !found {
+        eprintln!("skipped: {tool} is not installed");
+    }
+    found
+}
+
+#[test]
+fn go_programs_have_names_also_when_stripped() {
+    if !has("go", "version") {
+        return;
+    }
+    let source = "package main\n\
+        type T struct{ n int }\n\
+        //go:noinline\n\
+        func (t *T) work(n int) int { if n < 2 { return n }; return t.work(n-1) + t.n }\n\
+        func main() { println((&T{1}).work(30)) }\n";
+    let with_c = source.replace("package main\n", "package main\nimport \"C\"\n");
+    for (source, mode) in [(source, "exe"), (source, "pie"), (&with_c, "exe")] {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("main.go"), source).unwrap();
+        std::fs::write(dir.path().join("go.mod"), "module example\ngo 1.19\n").unwrap();
+        let mode = format!("-buildmode={mode}");
+        run("go", &["build", &mode, "-o", "full", "."], dir.path());
+        run("go", &["build", &mode, "-ldflags=-s -w", "-o", "prog", "."], dir.path());
+        // Stripping moves nothing.
+        let full = dir.path().join("full");
+        let at = extent(&full, "main.(*T).work");
+        let path = dir.path().join("prog");
+        let stripped = module(&path);
+        for offset in [at.start, at.end - 1] {
+            let names = names_at(&stripped, offset, &Options::default());
+            assert_eq!(names, ["main.(*T).work"], "{mode}");
+            let names = names_at(&module(&full), offset, &Options::default());
+            assert_eq!(names[0], "main.(*T).work", "{mode}");
+        }
+    }
+}
+
+#[test]
+fn the_same_recording_gives_the_same_profile() {
+    let (_dir, path) = inlining(&["-g"]);
+    let own = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let own = own.lines().find_map(|line| Some(line[line.find('/')?..].to_owned()));
+    let modules = || vec![module(&path), module(Path::new(own.as_ref().unwrap()))];
+    let stacks: Vec<[RawFrame; 2]> = extent(&path, "outer")
+        .chain(extent(&path, "main"))
+        .map(|at| [user(1, CodeAddress::Return(at)), user(0, CodeAddress::Exact(at))])
+        .collect();
+    let stacks: Vec<&[RawFrame]> = stacks.iter().map(|stack| &stack[..]).collect();
+    let listed = || {
+        let profile = symbolize(recording(modules(), &stacks), &Options::default());
+        let stack = |(id, values): (_, &[u64])| {
+            let frames: Vec<Frame> = profile.stacks.root_first(id).into_iter().cloned().collect();
+            (frames, values.to_vec())
+        };
+        profile.stacks.iter().map(stack).collect::<Vec<_>>()
+    };
+    assert_eq!(listed(), listed());
 }

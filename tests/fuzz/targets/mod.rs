@@ -12,10 +12,13 @@ use flame_graph::{
 };
 use profiler_ebpf::wire::SampleHeader;
 
-use crate::fuzz;
+use crate::{fuzz, seeds};
 
 #[test]
 fn unwind_tables() {
+    for seed in seeds("unwind") {
+        assert!(unwind::compile(&seed).unwrap().rows.len() > 2);
+    }
     fuzz("unwind", vec![], |bytes| {
         let Ok(rows) = unwind::compile(bytes) else { return };
         // What the tables' filling relies on.
@@ -27,6 +30,7 @@ fn unwind_tables() {
 
 #[test]
 fn folded_text() {
+    assert!(seeds("folded").iter().any(|seed| folded::read(&**seed).is_ok()));
     fuzz("folded", vec![], |bytes| {
         let Ok(read) = folded::read(bytes) else { return };
         // What was read is written so that it reads the same.
@@ -41,6 +45,7 @@ fn folded_text() {
 
 #[test]
 fn perf_maps() {
+    assert!(seeds("perf-map").iter().all(|seed| perf_map::latest_first(seed).count() > 2));
     fuzz("perf-map", vec![], |bytes| {
         perf_map::latest_first(bytes).for_each(drop);
     });
@@ -48,6 +53,7 @@ fn perf_maps() {
 
 #[test]
 fn jitdumps() {
+    assert_eq!(jitdump::read(&*jitdump_seed()).unwrap().len(), 1);
     fuzz("jitdump", vec![jitdump_seed()], |bytes| {
         let _ = jitdump::read(bytes);
     });
@@ -82,7 +88,11 @@ fn side_band_records() {
         bytes.extend([7; 16]);
         bytes
     };
-    let seeds = (0..24).map(seed).collect();
+    let seeds: Vec<_> = (0..24).map(seed).collect();
+    let known = seeds
+        .iter()
+        .filter(|seed| matches!(sideband::decode(u32::from(seed[0]), 2, &seed[4..]), Ok(Some(_))));
+    assert!(known.count() >= 4);
     fuzz("side-band", seeds, |bytes| {
         let Some((head, body)) = bytes.split_first_chunk::<4>() else { return };
         let [kind, _, misc @ ..] = *head;

@@ -129,6 +129,8 @@ fn tools_folder() -> PathBuf {
 fn sources_from_debian(library: &Path) -> Result<()> {
     println!("installing the library sources from Debian's {DEBIAN_SOURCES}");
     let scratch = root().join("target/rust-src");
+    // Of an attempt that failed.
+    let _ = fs::remove_dir_all(&scratch);
     fs::create_dir_all(&scratch)?;
     run(command("apt-get").args(["download", DEBIAN_SOURCES]).current_dir(&scratch))?;
     let package = fs::read_dir(&scratch)?
@@ -140,7 +142,7 @@ fn sources_from_debian(library: &Path) -> Result<()> {
     if let Some(parent) = library.parent() {
         fs::create_dir_all(parent)?;
     }
-    run(command("cp").arg("-r").arg(unpacked.join(DEBIAN_FOLDER)).arg(library))?;
+    run(command("cp").arg("-rT").arg(unpacked.join(DEBIAN_FOLDER)).arg(library))?;
     if !succeeds(command("test").arg("-f").arg(library.join("core/src/lib.rs"))) {
         bail!("{} holds no core", library.display());
     }

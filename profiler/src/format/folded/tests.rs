@@ -126,6 +126,22 @@ fn limits_hold() {
     assert!(matches!(read(longer.as_bytes()), Err(FoldedError::LongLine { line: 2 })));
 }
 
+#[test]
+fn names_have_a_limit() {
+    let mut reader = Reader {
+        stacks: Stacks::new(1),
+        names: FxHashMap::default(),
+        frames: Vec::new(),
+        max_names: 3,
+        total: 0,
+    };
+    reader.line(1, "a;b;c;b;a 1").unwrap_err();
+    let mut reader =
+        Reader { max_names: 4, frames: Vec::new(), names: FxHashMap::default(), ..reader };
+    reader.line(1, "a;b;c;b;a 1").unwrap();
+    assert!(matches!(reader.line(2, "a;d 1"), Err(FoldedError::TooManyNames { line: 2 })));
+}
+
 /// Names that stress the escapes.
 fn name() -> impl Strategy<Value = String> {
     let piece = prop_oneof![

@@ -119,6 +119,15 @@ impl<S: Storage> Recorder<S> {
         self.losses.lose(cause, n);
     }
 
+    /// Counts lost samples, which the picture shows with their weight.
+    pub fn lose_samples(&mut self, cause: Loss, n: u64) {
+        self.losses.lose(cause, n);
+        if n > 0 {
+            let stack = self.stacks.intern([&RawFrame::Lost(cause)]);
+            self.stacks.add(stack, 0, n);
+        }
+    }
+
     /// What was lost so far.
     pub fn losses(&self) -> &Losses {
         &self.losses

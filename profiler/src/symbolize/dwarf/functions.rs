@@ -140,6 +140,8 @@ pub fn walk<'data>(
             if !takes(&open, query, tag, depth, owner) {
                 continue;
             }
+            // References can lead through many large units.
+            budget.check()?;
             let name = *name.get_or_insert_with(|| name_of(directory, unit, &entry));
             let inlined = tag == gimli::DW_TAG_inlined_subroutine;
             let call = inlined.then_some((entry.call_file, entry.call_line));

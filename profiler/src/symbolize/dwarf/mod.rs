@@ -17,6 +17,8 @@ mod sections;
 mod split;
 mod units;
 
+use std::time::{Duration, Instant};
+
 pub use sections::Sections;
 pub use split::Elsewhere;
 
@@ -26,6 +28,9 @@ pub type Reader<'data> = gimli::EndianSlice<'data, gimli::LittleEndian>;
 /// All address ranges that are looked at in one file; more than any real file has in the units
 /// that cover its samples.
 const MAX_RANGES: u64 = 50_000_000;
+
+/// Reading one file stops after this time; the largest real ones take a tenth of it.
+const MAX_TIME: Duration = Duration::from_secs(10);
 
 /// A position in the source.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -70,12 +75,25 @@ impl Queries<'_> {
 }
 
 /// Counts work down; what a hostile file asks for beyond it is an error.
-struct Budget(u64);
+struct Budget {
+    ranges: u64,
+    deadline: Instant,
+}
 
 impl Budget {
+    fn new() -> Self {
+        Self { ranges: MAX_RANGES, deadline: Instant::now() + MAX_TIME }
+    }
+
+    /// Takes one range.
     fn take(&mut self) -> gimli::Result<()> {
-        self.0 = self.0.checked_sub(1).ok_or(gimli::Error::TooManyIterations)?;
-        Ok(())
+        self.ranges = self.ranges.checked_sub(1).ok_or(gimli::Error::TooManyIterations)?;
+        if self.ranges.is_multiple_of(4096) { self.check() } else { Ok(()) }
+    }
+
+    /// Looks at the clock.
+    fn check(&self) -> gimli::Result<()> {
+        if Instant::now() < self.deadline { Ok(()) } else { Err(gimli::Error::TooManyIterations) }
     }
 }
 
@@ -92,9 +110,12 @@ pub fn resolve(
     let mut chains = vec![Chain::new(); addresses.len()];
     let mut lines_only = chains.clone();
     let queries = Queries(addresses);
-    let mut budget = Budget(MAX_RANGES);
+    let mut budget = Budget::new();
     let mut directory = units::Directory::new(dwarf);
     for offset in directory.covering(queries, &mut budget) {
+        if budget.check().is_err() {
+            break;
+        }
         let Ok(unit) = directory.unit(offset) else { continue };
         let lines = lines::Lines::new(dwarf, &unit);
         let positions = lines.positions(queries, &mut budget).unwrap_or_default();

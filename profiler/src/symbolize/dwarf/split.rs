@@ -12,7 +12,10 @@ use std::{
 use gimli::{Dwarf, DwarfPackageSections, DwoId, EndianSlice, LittleEndian, Unit};
 
 use super::{Reader, sections::Sections};
-use crate::symbolize::image::{Image, open_regular};
+use crate::symbolize::{
+    elf,
+    image::{Image, open_regular},
+};
 
 /// Where the rest of split units may be.
 #[derive(Default)]
@@ -49,7 +52,7 @@ impl<'data> Elsewhere<'data> {
             }
         }
         let Some(image) = self.file(parent, skeleton)? else { return Ok(None) };
-        let Ok(file) = object::File::parse(&*image) else { return Ok(None) };
+        let Some(file) = elf::parse(&image) else { return Ok(None) };
         let sections = Sections::of_dwo(&file);
         let mut dwo = sections.dwarf(None);
         dwo.make_dwo(parent);

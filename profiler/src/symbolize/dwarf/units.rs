@@ -50,6 +50,10 @@ impl<'dwarf, 'data> Directory<'dwarf, 'data> {
         let mut headers = self.dwarf.debug_aranges.headers();
         while let Ok(Some(header)) = headers.next() {
             let offset = header.debug_info_offset().0;
+            // Two units in the same place would be read twice, a thousand of them without end.
+            if self.offsets.binary_search(&offset).is_err() {
+                continue;
+            }
             let mut entries = header.entries();
             let mut any = false;
             while let Ok(Some(entry)) = entries.next() {
@@ -69,6 +73,9 @@ impl<'dwarf, 'data> Directory<'dwarf, 'data> {
         indexed.sort_unstable();
         // Not every compiler writes the index, and some leave units out.
         for offset in &self.offsets {
+            if budget.check().is_err() {
+                break;
+            }
             if indexed.binary_search(offset).is_err()
                 && self.root_covers(*offset, queries, budget).unwrap_or(false)
             {

@@ -10,6 +10,8 @@ use anyhow::Context as _;
 use profiler_ebpf::wire::{Counter, Row};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
+    process::{Resource, Rlimit, getrlimit, setpriority_process, setrlimit},
+    thread::gettid,
     time::{ClockId, clock_gettime},
 };
 
@@ -42,6 +44,10 @@ use crate::{
 
 /// How often buffers are looked at when nothing is urgent.
 const ROUND: Duration = Duration::from_millis(100);
+/// How long a round waits for what woke it: until the recorder takes its order for settled.
+const SETTLE: Duration = Duration::from_millis(3);
+/// Priority of the recording thread: buffers must not run full because the host is busy.
+const NICE: i32 = -10;
 /// How long the end waits for unwind rows that are still being compiled.
 const MAX_COMPILE_WAIT: Duration = Duration::from_secs(5);
 
@@ -65,6 +71,9 @@ impl Source for EbpfSource {
     fn record(self, session: &Session) -> anyhow::Result<(Recording, Report)> {
         let Self { settings, threads, title, target, ready } = self;
         let start = SystemTime::now();
+        // Where it is refused the thread only gets its turn later.
+        let _ = setpriority_process(Some(gettid()), NICE);
+        raise_file_limit();
         let mut running = Running::start(&settings, threads)?;
         session.set_recording();
         let began = Instant::now();
@@ -143,6 +152,8 @@ impl Running {
         Ok(())
     }
 
+    /// Waits for the next round: when it is due, when samples are urgent or rows are compiled.
+    /// Whatever is urgent must settle first, so that its round can work it off.
     fn wait(&self, session: &Session) -> anyhow::Result<()> {
         let stop = session.stop_fd();
         let mut fds = vec![
@@ -151,11 +162,15 @@ impl Running {
             PollFd::from_borrowed_fd(self.engine.samples_fd(), PollFlags::IN),
         ];
         fds.extend(self.sideband.fds().map(|fd| PollFd::new(fd, PollFlags::IN)));
-        let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(ROUND.subsec_nanos()) };
-        match poll(&mut fds, Some(&timeout)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-            Err(error) => Err(error).context("cannot wait for samples"),
+        match poll(&mut fds, Some(&timeout(ROUND))) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(()),
+            Err(error) => return Err(error).context("cannot wait for samples"),
+            Ok(_) => {}
         }
+        let mut stop = [PollFd::from_borrowed_fd(stop, PollFlags::IN)];
+        // An error here only means that the wait is shorter.
+        let _ = poll(&mut stop, Some(&timeout(SETTLE)));
+        Ok(())
     }
 
     /// Drains samples first: a record that a sample depends on is then in the side-band already.
@@ -182,21 +197,17 @@ impl Running {
         self.round(u64::MAX);
         let deadline = Instant::now() + MAX_COMPILE_WAIT;
         while self.recorder.is_waiting() && Instant::now() < deadline {
-            let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(ROUND.subsec_nanos()) };
+            let mut compiled = [PollFd::new(&*self.compiled, PollFlags::IN)];
             // An error here only means that the wait is shorter.
-            let _ = poll(&mut [PollFd::new(&*self.compiled, PollFlags::IN)], Some(&timeout));
+            let _ = poll(&mut compiled, Some(&timeout(ROUND)));
             self.compiled.clear();
             self.recorder.round(Vec::new(), Vec::new(), u64::MAX);
         }
         let engine = &self.engine;
-        for (counter, cause) in [
-            (Counter::RingFull, Loss::RingFull),
-            (Counter::NoScratch, Loss::NoScratch),
-            (Counter::TargetsFull, Loss::TargetsFull),
-        ] {
-            self.recorder.lose(cause, engine.counter(counter));
-        }
-        self.recorder.lose(Loss::Malformed, self.malformed);
+        self.recorder.lose_samples(Loss::RingFull, engine.counter(Counter::RingFull));
+        self.recorder.lose_samples(Loss::NoScratch, engine.counter(Counter::NoScratch));
+        self.recorder.lose_samples(Loss::Malformed, self.malformed);
+        self.recorder.lose(Loss::TargetsFull, engine.counter(Counter::TargetsFull));
         let taken = engine.counter(Counter::Samples);
         let map_bytes = engine.map_bytes(self.recorder.tables().storage());
         let run = engine.run_stats();
@@ -234,6 +245,17 @@ impl Running {
         };
         Ok((recording, report))
     }
+}
+
+/// Every mapped file of every process is kept open.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    // Where it is refused, files beyond the limit lose their names, which is said of each.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+}
+
+fn timeout(duration: Duration) -> Timespec {
+    Timespec { tv_sec: 0, tv_nsec: i64::from(duration.subsec_nanos()) }
 }
 
 fn interest(scope: &Scope) -> Interest {
