@@ -185,7 +185,7 @@ fn exceptions_being_thrown() {
     for (_, name, _) in ways {
         let stacks = recorded.stacks.of(name);
         stacks.at_least(60).rooted(&["_start"]).paths("main", &[Path::new("main …")]);
-        complete_but_for_landing(stacks);
+        complete_but_for_landing(&stacks);
     }
 }
 
@@ -241,12 +241,14 @@ fn closures_generics_and_trait_objects_in_rust() {
     require!(root(), tool("rustc"));
     let ways = [
         ("r-v0", "-Copt-level=3 -Csymbol-mangling-version=v0"),
-        ("r-legacy", "-Copt-level=2 -Csymbol-mangling-version=legacy"),
+        ("r-legacy", "-Copt-level=2 -Zunstable-options -Csymbol-mangling-version=legacy"),
         ("r-debug", "-Copt-level=0"),
         ("r-static", "-Copt-level=3 -Ctarget-feature=+crt-static"),
     ];
-    let programs =
-        ways.map(|(name, flags)| Build::new("rustc", name, "shapes.rs").flags(flags).build());
+    let programs = ways.map(|(name, flags)| {
+        let build = Build::new("rustc", name, "shapes.rs").flags("--crate-name=shapes");
+        build.env("RUSTC_BOOTSTRAP", "1").flags(flags).build()
+    });
     let stage = Stage::take();
     let targets = programs.map(|program| stage.run(program));
     let recorded = stage.record(&targets.iter().collect::<Vec<_>>(), 2.0);

@@ -37,7 +37,10 @@ fn deeper_stacks_keep_the_leaf_side_and_say_so() {
     // The first samples may come before the tables, with a bounded copy of the stack.
     let deep = stacks.filter(|stack| stack.truncated() == Some("[truncated: too deep]"));
     assert!(deep.total() as f64 > 0.9 * stacks.total() as f64, "{}", recorded.said);
-    assert!(stacks.filter(|stack| stack.truncated().is_none()).0.is_empty(), "{stacks}");
+    // On its way down or up the recursion is less deep.
+    let whole = stacks.filter(|stack| stack.truncated().is_none());
+    assert!(whole.0.iter().all(|stack| stack.user().last() == Some(&"deeper")), "{whole}");
+    assert!(whole.total() * 100 <= stacks.total(), "{}", recorded.said);
     for stack in &deep.0 {
         let user = stack.user();
         assert!(user.len() > 1024, "{} frames", user.len());
@@ -46,7 +49,7 @@ fn deeper_stacks_keep_the_leaf_side_and_say_so() {
         assert!(["burn", "deeper"].contains(leaf), "{leaf}");
         assert!(rest.iter().all(|name| *name == "deeper"));
     }
-    assert_eq!(recorded.stats["complete"], 0);
+    assert_eq!(recorded.stats["complete"], whole.total());
     assert_eq!(recorded.stats["truncated"]["too deep"], deep.total());
     assert!(recorded.said.contains("too deep"), "{}", recorded.said);
 }

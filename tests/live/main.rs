@@ -5,12 +5,22 @@
 #[cfg(test)]
 mod calls;
 #[cfg(test)]
+mod changing;
+#[cfg(test)]
+mod command;
+#[cfg(test)]
 mod depth;
+#[cfg(test)]
+mod errors;
 #[cfg(test)]
 mod kernel;
 #[cfg(test)]
 mod layouts;
 #[cfg(test)]
+mod places;
+#[cfg(test)]
 mod signals;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod symbols;

@@ -184,7 +184,7 @@ int main(int argc, char **argv) {
         case 9: sink += calls_indirect(n); break;
         case 10: asks_time(); break;
         case 11: copies(); break;
-        case 12: sink += deeper(depth, n); break;
+        case 12: sink += deeper(depth, n * (1 + depth / 10)); break;
         default: return 2;
         }
     }

@@ -19,7 +19,7 @@ KEEP void *start(void *argument) {
     char name[16];
     snprintf(name, sizeof name, "t%u", depth);
     pthread_setname_np(pthread_self(), name);
-    for (;;) sinks[depth % 4] += descend(depth, 50000);
+    for (;;) sinks[depth % 4] += descend(depth, 200000);
 }
 
 int main(int argc, char **argv) {

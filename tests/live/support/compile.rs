@@ -7,7 +7,7 @@ use std::{
     fs,
     hash::{Hash as _, Hasher as _},
     path::{Path, PathBuf},
-    process::{self, Command},
+    process::{self, Command, Output},
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
@@ -64,12 +64,6 @@ impl Build {
     /// Adds flags, parted by spaces.
     pub fn flags(mut self, flags: &str) -> Self {
         self.args.extend(flags.split_whitespace().map(OsString::from));
-        self
-    }
-
-    /// Adds an argument as it is.
-    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
-        self.args.push(arg.as_ref().to_owned());
         self
     }
 
@@ -134,8 +128,16 @@ fn version(compiler: &str) -> Vec<u8> {
 /// # Panics
 /// When it fails.
 pub fn run(name: &str, args: &[&OsStr], folder: &Path) {
-    let output =
-        Command::new(which(name).unwrap()).args(args).current_dir(folder).output().unwrap();
+    let output = command(name, args, folder);
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{name} {args:?}: {said}");
+}
+
+/// Runs a tool that may fail.
+pub fn try_run(name: &str, args: &[&OsStr], folder: &Path) -> bool {
+    command(name, args, folder).status.success()
+}
+
+fn command(name: &str, args: &[&OsStr], folder: &Path) -> Output {
+    Command::new(which(name).unwrap()).args(args).current_dir(folder).output().unwrap()
 }
