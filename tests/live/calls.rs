@@ -264,9 +264,10 @@ fn closures_generics_and_trait_objects_in_rust() {
             let user = stack.user();
             let at = user.iter().position(|frame| *frame == main);
             let at = at.unwrap_or_else(|| panic!("no {main}: {user:?}"));
-            let (between, last) = user[at + 1..].split_at(user.len() - at - 2);
-            assert_eq!(last, [burn.as_str()], "{user:?}");
-            let text = between.join(" ");
+            // Without optimization it calls the iterator's functions.
+            let end = user.iter().position(|frame| *frame == burn).unwrap();
+            assert!(end + 1 == user.len() || name == "r-debug", "{user:?}");
+            let text = user[at + 1..end].join(" ");
             let dynamic = text.contains("dispatch") && text.contains("Work>::work");
             let closure = text.contains("apply") && text.contains("{closure#");
             assert!(dynamic != closure || text.contains("{{closure}}"), "{user:?}");

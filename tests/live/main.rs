@@ -19,6 +19,8 @@ mod layouts;
 #[cfg(test)]
 mod places;
 #[cfg(test)]
+mod runtimes;
+#[cfg(test)]
 mod signals;
 #[cfg(test)]
 mod support;

@@ -176,6 +176,46 @@ fn split_debug_information() {
 }
 
 #[test]
+fn split_debug_information_in_a_package() {
+    require!(root(), tool("gcc"), tool("dwp"));
+    let flags = "-O2 -g -gsplit-dwarf";
+    let built = Build::new("gcc", "packaged", "inlined.c").flags(flags).build();
+    let folder = folder("dwp");
+    let program = folder.join("packaged");
+    fs::copy(&built, &program).unwrap();
+    tool_run("dwp", &[&"-e", &built, &"-o", &folder.join("packaged.dwp")], &folder);
+    // Without what it was made of.
+    for entry in fs::read_dir(built.parent().unwrap()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|ending| ending == "dwo") {
+            fs::rename(&path, path.with_extension("dwo-away")).unwrap();
+        }
+    }
+    let recorded = std::panic::catch_unwind(|| record(&program, &[]));
+    for entry in fs::read_dir(built.parent().unwrap()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|ending| ending == "dwo-away") {
+            fs::rename(&path, path.with_extension("dwo")).unwrap();
+        }
+    }
+    inlined(&recorded.unwrap().stacks);
+}
+
+#[test]
+fn debug_information_shared_by_two_files() {
+    require!(root(), tool("gcc"), tool("dwz"));
+    let folder = folder("alt");
+    let built = Build::new("gcc", "inlined", "inlined.c").flags("-O2 -g").build();
+    let programs = ["one", "two"].map(|name| folder.join(name));
+    for program in &programs {
+        fs::copy(&built, program).unwrap();
+    }
+    let [one, two] = &programs;
+    tool_run("dwz", &[&"-m", &folder.join("shared"), one, two], &folder);
+    inlined(&record(one, &[]).stacks);
+}
+
+#[test]
 fn without_inlined_calls() {
     require!(root(), tool("gcc"));
     let program = Build::new("gcc", "inlined", "inlined.c").flags("-O2 -g").build();

@@ -53,6 +53,13 @@ impl Build {
         build.source(source)
     }
 
+    /// A Go program; flags come before sources there.
+    pub fn go(name: &str, source: &str, flags: &[&str]) -> Self {
+        let mut build = Self::new("go", name, source);
+        build.args.splice(0..0, flags.iter().map(OsString::from));
+        build
+    }
+
     /// Adds a source of `tests/programs`.
     pub fn source(mut self, source: &str) -> Self {
         let source = programs().join(source);
