@@ -53,14 +53,15 @@ fn go() {
         eprintln!("{name}:");
         let work = stacks.at_least(300).complete().filter(|stack| stack.has("main.burn"));
         assert!(work.total() as f64 > 0.95 * stacks.total() as f64, "{stacks}");
-        let first =
-            Path::new("runtime.goexit runtime.main main.main main.outer main.inner main.burn");
-        let second =
-            Path::of(&["runtime.goexit", "main.background", "main.(*worker).work", "main.burn"]);
-        work.rooted(&["runtime.goexit"]);
+        // Symbols name the root as the linker does, Go's own table as the language does.
+        let roots = ["runtime.goexit.abi0", "runtime.goexit"];
+        let root = roots.into_iter().find(|root| stacks.share(root) > 0.0).unwrap();
+        let first = [root, "runtime.main", "main.main", "main.outer", "main.inner", "main.burn"];
+        let second = [root, "main.background", "main.(*worker).work", "main.burn"];
+        work.rooted(&[root]);
         // What preempts a goroutine runs on top of it.
         let plain = work.filter(|stack| stack.user().last() == Some(&"main.burn"));
-        plain.paths("runtime.goexit", &[first, second]);
+        plain.paths(root, &[Path::of(&first), Path::of(&second)]);
         let share = plain.share("main.outer");
         assert!((0.3..0.7).contains(&share), "{share}:\n{stacks}");
     }

@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     require,
-    support::{Build, Path, Recorded, Stacks, Stage, compile, root, scratch, tool},
+    support::{Build, Path, Recorded, Stacks, Stage, compile, programs, root, scratch, tool},
 };
 
 fn folder(name: &str) -> PathBuf {
@@ -163,42 +163,45 @@ fn debug_information_compressed_with_zstd() {
     inlined(&record(&copy, &[]).stacks);
 }
 
+/// Builds `inlined.c` with split debug information: the program in one folder, what was split off
+/// in another.
+fn split(compiler: &str, version: &str, name: &str) -> (PathBuf, PathBuf) {
+    let (objects, linked) =
+        (folder(&format!("{name}-objects")), folder(&format!("{name}-linked")).join("split"));
+    let source = programs().join("inlined.c");
+    let flags = ["-O2", "-g", "-gsplit-dwarf", version, "-c", "-o", "inlined.o"];
+    let mut arguments: Vec<_> = flags.iter().map(|flag| flag as &dyn AsRef<OsStr>).collect();
+    arguments.push(&source);
+    tool_run(compiler, &arguments, &objects);
+    tool_run(compiler, &[&"inlined.o", &"-o", &linked], &objects);
+    (objects.join("inlined.dwo"), linked)
+}
+
+const SPLIT: [(&str, &str); 3] =
+    [("gcc", "-gdwarf-5"), ("gcc", "-gdwarf-4"), ("clang", "-gdwarf-5")];
+
 #[test]
 fn split_debug_information() {
     require!(root(), tool("gcc"), tool("clang"));
-    for (compiler, flags) in
-        [("gcc", "-O2 -g -gsplit-dwarf"), ("clang", "-O2 -g -gsplit-dwarf -gdwarf-4")]
-    {
-        eprintln!("{compiler} {flags}");
-        let program = Build::new(compiler, "inlined", "inlined.c").flags(flags).build();
+    for (compiler, version) in SPLIT {
+        eprintln!("{compiler} {version}");
+        let (split, program) = split(compiler, version, "dwo");
+        assert!(split.exists());
         inlined(&record(&program, &[]).stacks);
     }
 }
 
 #[test]
 fn split_debug_information_in_a_package() {
-    require!(root(), tool("gcc"), tool("dwp"));
-    let flags = "-O2 -g -gsplit-dwarf";
-    let built = Build::new("gcc", "packaged", "inlined.c").flags(flags).build();
-    let folder = folder("dwp");
-    let program = folder.join("packaged");
-    fs::copy(&built, &program).unwrap();
-    tool_run("dwp", &[&"-e", &built, &"-o", &folder.join("packaged.dwp")], &folder);
-    // Without what it was made of.
-    for entry in fs::read_dir(built.parent().unwrap()).unwrap() {
-        let path = entry.unwrap().path();
-        if path.extension().is_some_and(|ending| ending == "dwo") {
-            fs::rename(&path, path.with_extension("dwo-away")).unwrap();
-        }
+    require!(root(), tool("gcc"), tool("clang"), tool("llvm-dwp"));
+    for (compiler, version) in SPLIT {
+        eprintln!("{compiler} {version}");
+        let (split, program) = split(compiler, version, "dwp");
+        let package = program.with_extension("dwp");
+        tool_run("llvm-dwp", &[&split, &"-o", &package], split.parent().unwrap());
+        fs::remove_file(split).unwrap();
+        inlined(&record(&program, &[]).stacks);
     }
-    let recorded = std::panic::catch_unwind(|| record(&program, &[]));
-    for entry in fs::read_dir(built.parent().unwrap()).unwrap() {
-        let path = entry.unwrap().path();
-        if path.extension().is_some_and(|ending| ending == "dwo-away") {
-            fs::rename(&path, path.with_extension("dwo")).unwrap();
-        }
-    }
-    inlined(&recorded.unwrap().stacks);
 }
 
 #[test]
