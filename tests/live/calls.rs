@@ -35,7 +35,7 @@ fn with(what: &[&str], compare: impl Fn(&Stacks)) {
     for (name, way) in names.iter().zip(WAYS) {
         eprintln!("{way:?}:");
         let stacks = recorded.stacks.of(name);
-        stacks.at_least(60).complete().rooted(&["_start"]);
+        stacks.at_least(20).complete().rooted(&["_start"]);
         compare(&stacks);
     }
 }
@@ -138,7 +138,7 @@ fn virtual_calls_and_exceptions_in_cpp() {
     let circle = "shapes::Circle::area";
     for name in names {
         let stacks = recorded.stacks.of(name);
-        stacks.at_least(60).complete().rooted(&["_start"]);
+        stacks.at_least(20).complete().rooted(&["_start"]);
         stacks.paths(
             "main",
             &[
@@ -184,7 +184,7 @@ fn exceptions_being_thrown() {
     let recorded = stage.record(&targets.iter().collect::<Vec<_>>(), 2.0);
     for (_, name, _) in ways {
         let stacks = recorded.stacks.of(name);
-        stacks.at_least(60).rooted(&["_start"]).paths("main", &[Path::new("main …")]);
+        stacks.at_least(20).rooted(&["_start"]).paths("main", &[Path::new("main …")]);
         complete_but_for_landing(&stacks);
     }
 }
@@ -205,7 +205,7 @@ fn shared_libraries_call_back() {
     let recorded = stage.record(&targets.iter().collect::<Vec<_>>(), 1.5);
     for (name, _) in ways {
         let stacks = recorded.stacks.of(name);
-        stacks.at_least(60).complete().rooted(&["_start"]);
+        stacks.at_least(20).complete().rooted(&["_start"]);
         let path = Path::new("main plugin_work inside called_back burn").share(1.0);
         stacks.paths("main", &[path]);
     }
@@ -221,7 +221,7 @@ fn threads_of_many_depths() {
         let pid = target.pid().to_string();
         let recorded = stage.cpu(&["--pid", &pid, "--threads", "-F", "499", "-d", "2"]);
         let stacks = &recorded.stacks;
-        stacks.at_least(200).complete();
+        stacks.at_least(40).complete();
         for depth in [4, 20, 60, 120] {
             let thread = stacks.filter(|stack| stack.frames[0].name == format!("t{depth}"));
             let share = thread.total() as f64 / stacks.total() as f64;
@@ -254,7 +254,7 @@ fn closures_generics_and_trait_objects_in_rust() {
     let recorded = stage.record(&targets.iter().collect::<Vec<_>>(), 2.0);
     for (name, _) in ways {
         let stacks = recorded.stacks.of(name);
-        stacks.at_least(60).complete().rooted(&["_start"]);
+        stacks.at_least(20).complete().rooted(&["_start"]);
         let krate = "shapes";
         let burn = format!("{krate}::burn");
         let all = stacks.filter(|stack| stack.has(&burn));
@@ -285,7 +285,7 @@ fn panics_being_unwound_in_rust() {
     let target = stage.start(Command::new(program).arg("panics"));
     let recorded = stage.record(&[&target], 1.5);
     let stacks = &recorded.stacks;
-    stacks.at_least(200).rooted(&["_start"]);
+    stacks.at_least(40).rooted(&["_start"]);
     stacks.paths("main", &[Path::new("main …")]);
     complete_but_for_landing(stacks);
     assert!(stacks.share("shapes::fails") > 0.5, "{stacks}");
@@ -304,7 +304,7 @@ fn hand_written_code() {
     let recorded = stage.record(&targets.iter().collect::<Vec<_>>(), 1.5);
     for (name, _) in ways {
         let stacks = recorded.stacks.of(name);
-        stacks.at_least(60).complete().rooted(&["_start"]);
+        stacks.at_least(20).complete().rooted(&["_start"]);
         let functions = ["with_cfi", "pushes_in_loop", "without_cfi"];
         let paths = functions.map(|f| Path::of(&["main", f, "burn"]).share(1.0 / 3.0));
         stacks.paths("main", &paths);
@@ -319,7 +319,7 @@ fn coroutines_end_at_their_root() {
     let target = stage.run(program);
     let recorded = stage.record(&[&target], 1.5);
     let stacks = &recorded.stacks;
-    stacks.at_least(200).complete();
+    stacks.at_least(40).complete();
     let own = stacks.filter(|stack| stack.has("body"));
     own.paths("body", &[Path::new("body on_own_stack burn").share(1.0), Path::new("body …")]);
     let share = own.total() as f64 / stacks.total() as f64;

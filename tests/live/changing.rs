@@ -61,7 +61,7 @@ fn a_library_loaded_later() {
     let stage = Stage::take();
     let target = start(&stage, &["dlopen", library.to_str().unwrap()]);
     let stacks = stage.record(&[&target], 1.5).stacks;
-    stacks.at_least(400).complete().rooted(&["_start"]);
+    stacks.at_least(80).complete().rooted(&["_start"]);
     stacks.paths(
         "main",
         &[
@@ -83,7 +83,7 @@ fn another_library_at_the_same_address() {
     let [first, second] = libraries.each_ref().map(|library| library.to_str().unwrap());
     let target = start(&stage, &["swap", first, second]);
     let stacks = stage.record(&[&target], 2.0).stacks;
-    stacks.at_least(500).complete().rooted(&["_start"]);
+    stacks.at_least(100).complete().rooted(&["_start"]);
     let works = stacks.filter(|stack| stack.has("called_back"));
     let both = ["first_work", "second_work"].map(|name| {
         Path::of(&["main", "swaps", "in_library", name, "inside", "called_back", "burn"])
@@ -103,7 +103,7 @@ fn another_program_in_the_same_process() {
     let stage = Stage::take();
     let target = start(&stage, &["exec", other.to_str().unwrap()]);
     let stacks = stage.record(&[&target], 2.0).stacks;
-    stacks.at_least(500).complete();
+    stacks.at_least(100).complete();
     let before = stacks.of("changing");
     before.at_least(20);
     let after = stacks.of("other");
@@ -121,7 +121,7 @@ fn a_fork_without_exec() {
     let pid = target.pid().to_string();
     let recorded = stage.cpu(&["--pid", &pid, "--children", "-F", "999", "-d", "2"]);
     let stacks = &recorded.stacks;
-    stacks.at_least(500).complete().rooted(&["_start"]);
+    stacks.at_least(100).complete().rooted(&["_start"]);
     let child = Path::new("main child in_child before burn");
     let parent = Path::new("main works_for before burn");
     stacks.paths("main", &[child, parent, Path::new("main …")]);
@@ -136,7 +136,7 @@ fn without_children_a_fork_is_left_out() {
     let stage = Stage::take();
     let target = start(&stage, &["fork"]);
     let stacks = stage.record(&[&target], 1.0).stacks;
-    stacks.at_least(200).complete();
+    stacks.at_least(40).complete();
     assert!(stacks.filter(|stack| stack.has("in_child")).0.is_empty(), "{stacks}");
 }
 
@@ -149,7 +149,7 @@ fn a_process_that_shares_its_parents_memory() {
     let pid = target.pid().to_string();
     let recorded = stage.cpu(&["--pid", &pid, "--children", "-F", "999", "-d", "2"]);
     let stacks = &recorded.stacks;
-    stacks.at_least(500).complete();
+    stacks.at_least(100).complete();
     let inside = stacks.filter(|stack| stack.has("in_child"));
     inside.paths("child", &[Path::new("child in_child before burn").share(1.0)]);
     let share = inside.total() as f64 / stacks.total() as f64;
@@ -167,7 +167,7 @@ fn processes_of_some_milliseconds() {
     for scope in [&["--pid", &pid, "--children"][..], &["--all"][..]] {
         let stacks = stage.cpu(&[scope, &["-F", "999", "-d", "2"]].concat()).stacks.of("short");
         // 5 ms of work and about 1 of loading, with every stack whole.
-        stacks.at_least(200).complete();
+        stacks.at_least(40).complete();
         let work = stacks.filter(|stack| stack.has("works_for"));
         assert!(work.total() as f64 > 0.5 * stacks.total() as f64, "{stacks}");
         work.rooted(&["_start"]).paths(
@@ -184,7 +184,7 @@ fn threads_that_outlive_the_main_thread() {
     let stage = Stage::take();
     let target = stage.start(Command::new(program).arg("go on"));
     let stacks = stage.record(&[&target], 1.5).stacks;
-    stacks.at_least(300).complete();
+    stacks.at_least(60).complete();
     let paths = [4, 20, 60, 120].map(|depth| Path::new(&format!("start descend*{depth} burn")));
     stacks.paths("start", &paths);
 }
@@ -216,13 +216,13 @@ fn a_program_replaced_on_disk() {
     let target = stage.run(&program);
     replace(&program, &other);
     let stacks = stage.record(&[&target], 1.0).stacks;
-    stacks.at_least(200).complete().rooted(&["_start"]).paths("main", &shares_paths());
+    stacks.at_least(40).complete().rooted(&["_start"]).paths("main", &shares_paths());
     drop(target);
 
     let program = copy(&shares(), "replaced-later");
     let target = stage.run(&program);
     let stacks = record_while(&stage, &target, || replace(&program, &other));
-    stacks.at_least(300).complete().rooted(&["_start"]).paths("main", &shares_paths());
+    stacks.at_least(60).complete().rooted(&["_start"]).paths("main", &shares_paths());
 }
 
 #[test]
@@ -239,7 +239,7 @@ fn a_library_replaced_on_disk() {
     let target = stage.run(program);
     replace(&library, &other);
     let stacks = stage.record(&[&target], 1.0).stacks;
-    stacks.at_least(200).complete().rooted(&["_start"]);
+    stacks.at_least(40).complete().rooted(&["_start"]);
     let path = Path::new("main plugin_work inside called_back burn").share(1.0);
     stacks.paths("main", &[path]);
 }
@@ -252,7 +252,7 @@ fn a_deleted_program() {
     let target = stage.run(&program);
     fs::remove_file(&program).unwrap();
     let stacks = stage.record(&[&target], 1.0).stacks;
-    stacks.at_least(200).complete().rooted(&["_start"]).paths("main", &shares_paths());
+    stacks.at_least(40).complete().rooted(&["_start"]).paths("main", &shares_paths());
 }
 
 #[test]
@@ -263,5 +263,5 @@ fn a_program_in_memory() {
     let stage = Stage::take();
     let target = stage.start(Command::new(launcher).arg(program));
     let stacks = stage.record(&[&target], 1.0).stacks;
-    stacks.at_least(200).complete().rooted(&["_start"]).paths("main", &shares_paths());
+    stacks.at_least(40).complete().rooted(&["_start"]).paths("main", &shares_paths());
 }

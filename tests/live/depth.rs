@@ -22,7 +22,7 @@ fn a_thousand_frames_are_whole() {
     {
         let recorded = deep(frames, flags);
         let stacks = &recorded.stacks;
-        stacks.at_least(100).complete().rooted(&["_start"]);
+        stacks.at_least(25).complete().rooted(&["_start"]);
         let path = Path::new(&format!("main deeper*{frames} burn")).share(1.0);
         stacks.paths("main", &[path]);
     }
@@ -33,7 +33,7 @@ fn deeper_stacks_keep_the_leaf_side_and_say_so() {
     require!(root(), tool("gcc"));
     let recorded = deep(5000, "-O2 -fomit-frame-pointer");
     let stacks = &recorded.stacks;
-    stacks.at_least(100);
+    stacks.at_least(25);
     // The first samples may come before the tables, with a bounded copy of the stack.
     let deep = stacks.filter(|stack| stack.truncated() == Some("[truncated: too deep]"));
     assert!(deep.total() as f64 > 0.9 * stacks.total() as f64, "{}", recorded.said);

@@ -33,7 +33,7 @@ fn in_order(stacks: &Stacks) {
 fn system_calls() {
     for flags in [FLAGS, "-O2 -static"] {
         check("read", flags, &[], |stacks| {
-            stacks.at_least(200).complete().rooted(&["_start"]);
+            stacks.at_least(40).complete().rooted(&["_start"]);
             stacks.paths("main", &[Path::new("main loops reads …")]);
             in_order(stacks);
             let kernel = stacks.filter(|stack| stack.in_kernel());
@@ -46,7 +46,7 @@ fn system_calls() {
 #[test]
 fn page_faults() {
     check("fault", FLAGS, &[], |stacks| {
-        stacks.at_least(200).complete().rooted(&["_start"]);
+        stacks.at_least(40).complete().rooted(&["_start"]);
         stacks.paths("main", &[Path::new("main loops touches …"), Path::new("main loops …")]);
         in_order(stacks);
         let faults = stacks.filter(|stack| stack.has("asm_exc_page_fault"));
@@ -61,7 +61,7 @@ fn page_faults() {
 #[test]
 fn calls_that_fail() {
     check("open", FLAGS, &[], |stacks| {
-        stacks.at_least(200).complete().rooted(&["_start"]);
+        stacks.at_least(40).complete().rooted(&["_start"]);
         stacks.paths("main", &[Path::new("main loops opens …")]);
         assert!(stacks.filter(|stack| stack.in_kernel()).total() * 2 > stacks.total(), "{stacks}");
     });
@@ -70,12 +70,12 @@ fn calls_that_fail() {
 #[test]
 fn one_side_only() {
     check("read", FLAGS, &["--user-only"], |stacks| {
-        stacks.at_least(200).complete();
+        stacks.at_least(40).complete();
         assert!(stacks.0.iter().all(|stack| !stack.in_kernel()), "{stacks}");
         assert!(stacks.share("reads") > 0.95, "{stacks}");
     });
     check("read", FLAGS, &["--kernel-only"], |stacks| {
-        stacks.at_least(200);
+        stacks.at_least(40);
         let user = |stack: &crate::support::stacks::Stack| !stack.user().is_empty();
         assert!(stacks.filter(user).0.is_empty(), "{stacks}");
         assert!(stacks.share("do_syscall_64") > 0.9, "{stacks}");

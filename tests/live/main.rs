@@ -11,6 +11,8 @@ mod command;
 #[cfg(test)]
 mod depth;
 #[cfg(test)]
+mod ending;
+#[cfg(test)]
 mod errors;
 #[cfg(test)]
 mod kernel;

@@ -15,7 +15,7 @@ use crate::{
 
 /// What `shares.c` does.
 fn check(stacks: &Stacks) {
-    stacks.at_least(100).complete().rooted(&["_start"]).paths(
+    stacks.at_least(25).complete().rooted(&["_start"]).paths(
         "main",
         &[
             Path::new("main alpha beta burn").share(0.5),

@@ -1,18 +1,22 @@
 //! Code of managed runtimes and code made at run time.
 
-use std::{fs, path::PathBuf, process::Command, thread, time::Duration};
+use std::{ffi::OsStr, fs, path::PathBuf, process::Command, thread, time::Duration};
 
 use crate::{
     require,
     support::{Build, Path, Stacks, Stage, Target, compile, programs, root, scratch, tool},
 };
 
-/// A perf map that a target leaves behind.
+/// A perf map or a jitdump that a target leaves behind.
 struct Map(PathBuf);
 
 impl Map {
     fn of(target: &Target) -> Self {
         Self(format!("/tmp/perf-{}.map", target.pid()).into())
+    }
+
+    fn dump_of(target: &Target) -> Self {
+        Self(format!("/tmp/jit-{}.dump", target.pid()).into())
     }
 }
 
@@ -51,7 +55,7 @@ fn go() {
         let target = stage.run(program);
         let stacks = stage.record(&[&target], 1.5).stacks;
         eprintln!("{name}:");
-        let work = stacks.at_least(300).complete().filter(|stack| stack.has("main.burn"));
+        let work = stacks.at_least(60).complete().filter(|stack| stack.has("main.burn"));
         assert!(work.total() as f64 > 0.95 * stacks.total() as f64, "{stacks}");
         // Symbols name the root as the linker does, Go's own table as the language does.
         let roots = ["runtime.goexit.abi0", "runtime.goexit"];
@@ -77,7 +81,7 @@ fn node_with_a_perf_map() {
     let _map = Map::of(&target);
     let stacks = stage.record(&[&target], 1.5).stacks;
     let stacks = stacks.filter(|stack| stack.has("_start") || stack.frames.len() > 8);
-    stacks.at_least(200).complete();
+    stacks.at_least(40).complete();
     mostly(&stacks, &["_start", "main", "node::Start", "burn"], 0.9);
     mostly(&stacks, &["node::Start", "outer", "inner", "burn"], 0.4);
 }
@@ -105,7 +109,7 @@ fn java_with_a_perf_map_written_during_the_run() {
     });
     let stacks =
         recorded.filter(|stack| stack.frames.iter().any(|frame| frame.name.contains("burn")));
-    stacks.at_least(200).complete();
+    stacks.at_least(40).complete();
     assert!(stacks.total() as f64 > 0.8 * recorded.total() as f64, "{recorded}");
     mostly(&stacks, &["JavaMain", "outer", "inner", "burn"], 0.95);
 }
@@ -118,7 +122,7 @@ fn code_made_at_run_time_by_its_map() {
     let target = stage.run(&program);
     let _map = Map::of(&target);
     let stacks = stage.record(&[&target], 1.0).stacks;
-    stacks.at_least(200).complete().rooted(&["_start"]);
+    stacks.at_least(40).complete().rooted(&["_start"]);
     let path = Path::of(&["main", "enters", "made at run time", "called_back", "burn"]).share(1.0);
     stacks.paths("main", &[path]);
     let kinds = stacks.0.iter().flat_map(|stack| &stack.frames);
@@ -126,10 +130,10 @@ fn code_made_at_run_time_by_its_map() {
     drop(target);
 
     // The same without a map: no name, no loss.
-    let target = stage.start(Command::new(program).arg("no map"));
+    let target = stage.start(Command::new(program).arg("none"));
     let recorded = stage.record(&[&target], 1.0);
     let stacks = &recorded.stacks;
-    stacks.at_least(200).complete().rooted(&["_start"]);
+    stacks.at_least(40).complete().rooted(&["_start"]);
     for stack in stacks.filter(|stack| stack.has("called_back")).0 {
         let user = stack.user();
         let at = user.iter().position(|name| *name == "enters").unwrap();
@@ -148,6 +152,48 @@ fn a_map_that_belongs_to_another_user_is_refused() {
     let map = Map::of(&target);
     compile::run("chown", &["65534".as_ref(), map.0.as_ref()], &scratch());
     let stacks = stage.record(&[&target], 0.7).stacks;
-    stacks.at_least(100).complete();
+    stacks.at_least(25).complete();
     assert!(!stacks.to_string().contains("made at run time"), "{stacks}");
+}
+
+#[test]
+fn code_made_at_run_time_by_its_jitdump() {
+    require!(root(), tool("gcc"));
+    let program = Build::new("gcc", "jit", "jit.c").flags("-O2").build();
+    let stage = Stage::take();
+    let target = stage.start(Command::new(program).arg("dump"));
+    let _dump = Map::dump_of(&target);
+    let stacks = stage.record(&[&target], 1.0).stacks;
+    stacks.at_least(40).complete().rooted(&["_start"]);
+    let path = Path::of(&["main", "enters", "dumped at run time", "called_back", "burn"]);
+    stacks.paths("main", &[path.share(1.0)]);
+}
+
+#[test]
+fn a_32_bit_process_is_said_to_be_unsupported() {
+    require!(root(), tool("gcc"), tool("ld"));
+    let folder = scratch().join("compat");
+    fs::create_dir_all(&folder).unwrap();
+    let source = programs().join("compat.S");
+    let object: [&OsStr; 5] =
+        ["-m32".as_ref(), "-c".as_ref(), source.as_ref(), "-o".as_ref(), "compat.o".as_ref()];
+    compile::run("gcc", &object, &folder);
+    let link = ["-m", "elf_i386", "compat.o", "-o", "compat"].map(OsStr::new);
+    compile::run("ld", &link, &folder);
+    let stage = Stage::take();
+    let Ok(mut child) = Command::new(folder.join("compat")).spawn() else {
+        tests::require("a kernel that runs 32-bit programs", false);
+        return;
+    };
+    let ended = stage.profiler(&["--pid", &child.id().to_string(), "-F", "999", "-d", "0.7"]);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let said = &ended.said;
+    assert_eq!(said.matches("32-bit").count(), 1, "said once: {said}");
+    if let Some(folded) = ended.folded {
+        let stacks = Stacks::parse(&folded);
+        let marked =
+            stacks.filter(|stack| stack.truncated() == Some("[truncated: 32-bit process]"));
+        assert_eq!(marked.total(), stacks.total(), "{stacks}");
+    }
 }

@@ -33,7 +33,7 @@ fn check(what: &str, compare: impl Fn(&Stacks)) {
     for (_, name, _) in ways {
         eprintln!("{name}:");
         let stacks = recorded.stacks.of(name);
-        stacks.at_least(60).complete().rooted(ROOTS);
+        stacks.at_least(20).complete().rooted(ROOTS);
         compare(&stacks);
     }
 }

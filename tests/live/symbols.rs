@@ -32,7 +32,7 @@ fn tool_run(name: &str, arguments: &[&dyn AsRef<OsStr>], folder: &File) {
 
 /// What `shares.c` does.
 fn named(stacks: &Stacks) {
-    stacks.at_least(100).complete().rooted(&["_start"]).paths(
+    stacks.at_least(25).complete().rooted(&["_start"]).paths(
         "main",
         &[
             Path::new("main alpha beta burn").share(0.5),
@@ -44,7 +44,7 @@ fn named(stacks: &Stacks) {
 
 /// What `inlined.c` does, with all frames.
 fn inlined(stacks: &Stacks) {
-    stacks.at_least(100).complete();
+    stacks.at_least(25).complete();
     let burning = stacks.filter(|stack| stack.has("burn"));
     assert!(burning.total() as f64 > 0.97 * stacks.total() as f64, "{stacks}");
     for stack in &burning.0 {
@@ -65,7 +65,7 @@ fn a_stripped_program_is_named_by_module_and_offset() {
         fs::copy(Build::new("gcc", "shares", "shares.c").flags(flags).build(), &program).unwrap();
         tool_run("strip", &[&program], program.parent().unwrap());
         let stacks = record(&program, &[]).stacks;
-        stacks.at_least(100).complete();
+        stacks.at_least(25).complete();
         for stack in stacks.0.iter().filter(|stack| !stack.in_kernel()) {
             let leaf = stack.user().pop().unwrap().to_owned();
             assert!(leaf.starts_with("[stripped+0x"), "{leaf}");
@@ -224,7 +224,7 @@ fn without_inlined_calls() {
     let program = Build::new("gcc", "inlined", "inlined.c").flags("-O2 -g").build();
     let stacks = record(&program, &["--no-inline"]).stacks;
     let path = Path::new("main calls burn").share(1.0);
-    stacks.at_least(100).complete().paths("main", &[path]);
+    stacks.at_least(25).complete().paths("main", &[path]);
     assert!(stacks.0.iter().flat_map(|stack| &stack.frames).all(|frame| frame.kind != 'i'));
 }
 
@@ -240,7 +240,7 @@ fn names_cannot_forge_frames() {
         tool_run("objcopy", &[&argument, &program], program.parent().unwrap());
     }
     let stacks = record(&program, &[]).stacks;
-    stacks.at_least(100).complete().paths(
+    stacks.at_least(25).complete().paths(
         "main",
         &[
             Path::of(&["main", "root\\x3bmain\\x3bforged", "\\x5btruncated: too deep]", "burn"])

@@ -1,9 +1,12 @@
-/* Code made at run time, named by a perf map: main calls it through `enters`, it calls back. With
- * an argument there is no map. */
+/* Code made at run time: main calls it through `enters`, it calls back. It is named by a perf map,
+ * or as the argument says: by a jitdump (dump), or not at all (none). */
 #define _GNU_SOURCE
+#include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 
 #include "work.h"
 
@@ -21,8 +24,46 @@ KEEP uint64_t enters(uint64_t (*code)(uint64_t), uint64_t n) {
     return x;
 }
 
+static uint64_t now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
+}
+
+/* One JIT_CODE_LOAD record, as the kernel's jitdump-specification.txt has it. */
+static void load(FILE *dump, uint64_t at, const unsigned char *code, uint64_t size, uint64_t index,
+                 const char *name) {
+    struct {
+        uint32_t id, total_size;
+        uint64_t timestamp;
+        uint32_t pid, tid;
+        uint64_t vma, code_addr, code_size, code_index;
+    } record = {0, (uint32_t)(56 + strlen(name) + 1 + size), now(), (uint32_t)getpid(),
+                (uint32_t)getpid(), at, at, size, index};
+    fwrite(&record, 56, 1, dump);
+    fwrite(name, strlen(name) + 1, 1, dump);
+    fwrite(code, size, 1, dump);
+}
+
+static void write_dump(uint64_t at, const unsigned char *code, uint64_t size) {
+    char path[64];
+    snprintf(path, sizeof path, "/tmp/jit-%d.dump", getpid());
+    FILE *dump = fopen(path, "w+x");
+    if (!dump) exit(1);
+    struct {
+        uint32_t magic, version, total_size, machine, padding, pid;
+        uint64_t timestamp, flags;
+    } header = {0x4a695444, 1, 40, 62, 0, (uint32_t)getpid(), now(), 0};
+    fwrite(&header, 40, 1, dump);
+    load(dump, at, code, size, 1, "dumped too early");
+    load(dump, at, code, size, 2, "dumped at run time");
+    fflush(dump);
+    /* What tells a profiler of the file. */
+    void *marker = mmap(0, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE, fileno(dump), 0);
+    if (marker == MAP_FAILED) exit(1);
+}
+
 int main(int argc, char **argv) {
-    (void)argv;
     uint64_t target = (uint64_t)called_back;
     /* push %rbp; mov %rsp,%rbp; movabs $target,%rax; call *%rax; pop %rbp; ret */
     unsigned char code[] = {0x55, 0x48, 0x89, 0xe5, 0x48, 0xb8, 0, 0, 0,    0,
@@ -41,6 +82,9 @@ int main(int argc, char **argv) {
         fprintf(map, "%lx 100 old;name\n", (unsigned long)memory);
         fprintf(map, "%lx %zx made at run time\n", (unsigned long)memory + 64, sizeof code);
         fclose(map);
+    }
+    if (argc > 1 && !strcmp(argv[1], "dump")) {
+        write_dump((uint64_t)memory + 64, code, sizeof code);
     }
     ready();
     for (;;) sink += enters((uint64_t(*)(uint64_t))(memory + 64), 50000);

@@ -171,7 +171,7 @@ impl Stacks {
         self.filter(|stack| stack.has(name)).total() as f64 / self.total() as f64
     }
 
-    /// At least this many samples were taken.
+    /// At least this many samples were taken: some part of what a host without other work gives.
     #[track_caller]
     pub fn at_least(&self, samples: u64) -> &Self {
         assert!(self.total() >= samples, "{} of {samples} samples:\n{self}", self.total());
