@@ -181,10 +181,11 @@ fn a_32_bit_process_is_said_to_be_unsupported() {
     let link = ["-m", "elf_i386", "compat.o", "-o", "compat"].map(OsStr::new);
     compile::run("ld", &link, &folder);
     let stage = Stage::take();
-    let Ok(mut child) = Command::new(folder.join("compat")).spawn() else {
-        tests::require("a kernel that runs 32-bit programs", false);
+    let child = Command::new(folder.join("compat")).spawn();
+    if !tests::require("a kernel that runs 32-bit programs", child.is_ok()) {
         return;
-    };
+    }
+    let mut child = child.unwrap();
     let ended = stage.profiler(&["--pid", &child.id().to_string(), "-F", "999", "-d", "0.7"]);
     child.kill().unwrap();
     child.wait().unwrap();
