@@ -39,7 +39,7 @@ KEEP void jumps(uint64_t n) {
 
 /* Callbacks through libc. */
 KEEP int compare(const void *a, const void *b) {
-    uint64_t x = burn(2000);
+    uint64_t x = burn(3000);
     AFTER(x);
     return (int)(*(const unsigned char *)a - *(const unsigned char *)b);
 }
@@ -171,6 +171,7 @@ int main(int argc, char **argv) {
     volatile uint64_t n = 50000;
     ready();
     for (;;) {
+        n = vary(50000);
         switch (kind) {
         case 0: sink += tail_first(n); break;
         case 1: jumps(n); break;

@@ -5,7 +5,7 @@
 #include "work.h"
 
 static ucontext_t main_context, coroutine;
-volatile uint64_t sink;
+volatile uint64_t sink, amount;
 
 KEEP uint64_t on_own_stack(uint64_t n) {
     uint64_t x = burn(n);
@@ -15,7 +15,7 @@ KEEP uint64_t on_own_stack(uint64_t n) {
 
 KEEP void body(void) {
     for (;;) {
-        sink += on_own_stack(50000);
+        sink += on_own_stack(2 * amount);
         swapcontext(&coroutine, &main_context);
     }
 }
@@ -33,5 +33,8 @@ int main(void) {
     coroutine.uc_link = &main_context;
     makecontext(&coroutine, body, 0);
     ready();
-    for (;;) sink += resumes(1) + burn(25000);
+    for (;;) {
+        amount = vary(25000);
+        sink += resumes(1) + burn(amount);
+    }
 }

@@ -9,5 +9,8 @@ uint64_t without_cfi(uint64_t n);
 
 int main(void) {
     ready();
-    for (;;) sink += with_cfi(40000) + pushes_in_loop(40000) + without_cfi(40000);
+    for (;;) {
+        uint64_t n = vary(40000);
+        sink += with_cfi(n) + pushes_in_loop(n) + without_cfi(n);
+    }
 }

@@ -48,5 +48,8 @@ KEEP uint64_t leaf(uint64_t n) {
 
 int main(void) {
     ready();
-    for (;;) sink += alpha(50000) + gamma_(30000) + leaf(20000);
+    for (;;) {
+        uint64_t n = vary(10000);
+        sink += alpha(5 * n) + gamma_(3 * n) + leaf(2 * n);
+    }
 }

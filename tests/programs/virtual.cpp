@@ -72,7 +72,7 @@ KEEP uint64_t through_function(const std::function<uint64_t(uint64_t)> &f, uint6
 
 int main(int argc, char **) {
     std::unique_ptr<shapes::Shape> shape(new shapes::Twice<shapes::Circle>);
-    volatile uint64_t n = 40000;
+    uint64_t n = 40000;
     std::function<uint64_t(uint64_t)> f = [&shape](uint64_t n) {
         uint64_t x = dispatch(*shape, n);
         AFTER(x);
@@ -80,6 +80,7 @@ int main(int argc, char **) {
     };
     ready();
     for (;;) {
+        n = vary(40000);
         if (argc > 1) {
             // Nothing but exceptions in flight.
             try {

@@ -38,6 +38,15 @@ uint64_t burn(uint64_t n) {
 }
 #endif
 
+/* `n`, half to one and a half times, so that no loop keeps step with a sampling clock. */
+static inline uint64_t vary(uint64_t n) {
+    static uint64_t state = 88172645463325252ULL;
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    return n / 2 + state % n;
+}
+
 /* The steady state begins. */
 static inline void ready(void) {
     alarm(120);
