@@ -225,7 +225,7 @@ fn threads_of_many_depths() {
         for depth in [4, 20, 60, 120] {
             let thread = stacks.filter(|stack| stack.frames[0].name == format!("t{depth}"));
             let share = thread.total() as f64 / stacks.total() as f64;
-            assert!((share - 0.25).abs() < 0.1, "t{depth} {share}: {stacks}");
+            assert!((share - 0.25).abs() < 0.2, "t{depth} {share}: {stacks}");
             thread.paths("start", &[Path::new(&format!("start descend*{depth} burn")).share(1.0)]);
             for stack in &thread.0 {
                 let user = stack.user();

@@ -126,7 +126,7 @@ fn a_fork_without_exec() {
     let parent = Path::new("main works_for before burn");
     stacks.paths("main", &[child, parent, Path::new("main …")]);
     let share = stacks.share("in_child");
-    assert!((0.3..0.6).contains(&share), "{share}:\n{stacks}");
+    assert!((0.15..0.8).contains(&share), "{share}:\n{stacks}");
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn a_process_that_shares_its_parents_memory() {
     let inside = stacks.filter(|stack| stack.has("in_child"));
     inside.paths("child", &[Path::new("child in_child before burn").share(1.0)]);
     let share = inside.total() as f64 / stacks.total() as f64;
-    assert!((0.3..0.6).contains(&share), "{share}:\n{stacks}");
+    assert!((0.15..0.8).contains(&share), "{share}:\n{stacks}");
 }
 
 #[test]

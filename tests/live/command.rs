@@ -18,9 +18,9 @@ fn a_command_is_recorded_from_its_first_instruction() {
     let recorded = stage.cpu(&["-F", "999", "--", &program, "work", "50"]);
     let stacks = recorded.stacks.of("command");
     // Fifty milliseconds at 999 Hz, less what other programs take meanwhile.
-    stacks.at_least(12).complete();
+    stacks.at_least(5).complete();
     let work = stacks.filter(|stack| stack.has("works_for"));
-    assert!(work.total() >= 10, "{stacks}");
+    assert!(work.total() >= 4, "{stacks}");
     work.rooted(&["_start"]).paths("main", &[Path::new("main works_for …")]);
     assert!(recorded.said.contains("exit status: 7"), "{}", recorded.said);
 }

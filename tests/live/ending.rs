@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     require,
-    support::{Build, Stacks, Stage, root, tool},
+    support::{Build, Stacks, Stage, root, stacks::Stack, tool},
 };
 
 #[test]
@@ -66,7 +66,16 @@ fn threads_that_begin_later_are_seen() {
     let stage = Stage::take();
     let target = stage.run(program);
     let stacks = stage.record(&[&target], 1.5).stacks;
-    stacks.at_least(60).complete();
+    // glibc ends the unwind table of clone3 before its system call, for the child's sake; the parent
+    // has none inside.
+    let in_clone = |stack: &Stack| {
+        stack.truncated().is_some()
+            && stack.in_kernel()
+            && stack.user().last().is_some_and(|name| name.contains("clone"))
+    };
+    let cloning = stacks.filter(in_clone);
+    assert!(cloning.total() as f64 <= 3.0 + 0.03 * stacks.total() as f64, "{cloning}");
+    stacks.filter(|stack| !in_clone(stack)).at_least(60).complete();
     // Each lives for some 20 ms.
-    assert!(stacks.share("start") > 0.95, "{stacks}");
+    assert!(stacks.share("start") > 0.9, "{stacks}");
 }
