@@ -53,7 +53,7 @@ impl Image {
         if metadata.len() == 0 {
             return Err(io::Error::other("the file is empty"));
         }
-        let map = if only_root_changes(file, &metadata) {
+        let map = if owned_by_root(file, &metadata) {
             map(file)?
         } else {
             map(&sealed_copy(file, metadata.len())?)?
@@ -88,7 +88,12 @@ pub fn reopen_regular(handle: impl AsFd) -> io::Result<File> {
 }
 
 /// Whether nobody but root can change the file.
-fn only_root_changes(file: &File, metadata: &std::fs::Metadata) -> bool {
+#[must_use]
+pub fn only_root_changes(file: &File) -> bool {
+    file.metadata().is_ok_and(|metadata| owned_by_root(file, &metadata))
+}
+
+fn owned_by_root(file: &File, metadata: &std::fs::Metadata) -> bool {
     const WRITABLE_BY_OTHERS: u32 = 0o022;
     metadata.uid() == 0
         && metadata.mode() & WRITABLE_BY_OTHERS == 0

@@ -1,4 +1,6 @@
 //! Whole recordings through [`symbolize`], with programs compiled here.
+//!
+//! What is looked up through [`frames_of`] is asked of both readers, and they must agree.
 
 use std::{
     fs::File,
@@ -100,8 +102,18 @@ fn recording(modules: Vec<Arc<Module>>, stacks: &[&[RawFrame]]) -> Recording {
     }
 }
 
-/// The frames of one raw frame, root side first.
+/// The frames of one raw frame, root side first: the same ones whether the files are trusted, so
+/// that blazesym reads them, or not.
 fn frames_of(modules: Vec<Arc<Module>>, frame: RawFrame, options: &Options) -> Vec<Frame> {
+    let [trusted, others] = [|_: &File| true, |_: &File| false].map(|trusts: fn(&File) -> bool| {
+        let options = Options { trusts, ..options.clone() };
+        frames_by(modules.clone(), frame.clone(), &options)
+    });
+    assert_eq!(described(&trusted), described(&others), "blazesym, and our own reader");
+    trusted
+}
+
+fn frames_by(modules: Vec<Arc<Module>>, frame: RawFrame, options: &Options) -> Vec<Frame> {
     let profile = symbolize(recording(modules, &[&[frame]]), options);
     let (id, _) = profile.stacks.iter().next().unwrap();
     profile.stacks.root_first(id).into_iter().cloned().collect()
