@@ -152,6 +152,18 @@ mod tests {
     }
 
     #[test]
+    fn what_others_can_change_is_not_trusted() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let trusted = |mode| {
+            file.as_file().set_permissions(PermissionsExt::from_mode(mode)).unwrap();
+            only_root_changes(file.as_file())
+        };
+        let root = rustix::process::geteuid().is_root();
+        assert_eq!([0o644, 0o755, 0o400].map(trusted), [root; 3]);
+        assert_eq!([0o664, 0o646, 0o777].map(trusted), [false; 3]);
+    }
+
+    #[test]
     fn what_is_no_file_is_refused_without_hanging() {
         let dir = tempfile::tempdir().unwrap();
         let fifo = dir.path().join("fifo");

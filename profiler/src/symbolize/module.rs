@@ -9,7 +9,7 @@ use object::Object;
 
 use super::{
     Options,
-    blaze::Blaze,
+    blaze::{self, Blaze},
     debug_files,
     dwarf::{self, Call, Position},
     elf, go,
@@ -108,24 +108,22 @@ fn resolve_in(
 /// A file that is read, by one reader or by both.
 struct Source<'a> {
     file: object::File<'a>,
-    /// Of trusted files only.
-    blaze: Option<Blaze<'a>>,
+    /// For blazesym; of trusted files only.
+    handle: Option<&'a File>,
 }
 
 impl<'a> Source<'a> {
     /// None when the bytes are no ELF file.
     fn of(image: &'a [u8], handle: Option<&'a File>, options: &Options) -> Option<Self> {
         let file = elf::parse(image)?;
-        let trusted = handle.filter(|handle| (options.trusts)(handle));
-        let blaze = trusted.map(|handle| Blaze::new(handle, &options.debug_dirs));
-        Some(Self { file, blaze })
+        Some(Self { file, handle: handle.filter(|handle| (options.trusts)(handle)) })
     }
 
     /// The symbol at each address.
     fn symbols(&self, addresses: &[u64]) -> Vec<Option<Vec<u8>>> {
         let mut names = vec![None; addresses.len()];
-        if let Some(blaze) = &self.blaze {
-            let symbols = blaze.symbols(addresses);
+        if let Some(handle) = self.handle {
+            let symbols = Blaze::new(handle).symbols(addresses);
             // Of data among the code, too, which has no name in what follows.
             let preferred = elf::aliases(&self.file, &symbols.iter().flatten().copied().collect());
             for (name, symbol) in names.iter_mut().zip(symbols) {
@@ -145,8 +143,8 @@ impl<'a> Source<'a> {
         addresses: &[u64],
         options: &Options,
     ) -> Vec<Option<dwarf::Chain>> {
-        let mut calls = match &self.blaze {
-            Some(blaze) if !dwarf::is_split(&self.file) => blaze.calls(addresses),
+        let mut calls = match self.handle {
+            Some(handle) if blaze::legible(&self.file) => Blaze::new(handle).calls(addresses),
             _ => vec![None; addresses.len()],
         };
         complete(&mut calls, addresses, |left| {

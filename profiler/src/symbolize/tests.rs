@@ -396,6 +396,8 @@ fn kernel_functions_have_names_or_a_placeholder() {
     let dir = tempfile::tempdir().unwrap();
     let list = "ffffffff81000100 T do_work\nffffffffc0000000 t fuse_init\t[fuse]\n";
     std::fs::write(dir.path().join("kallsyms"), list).unwrap();
+    let modules = "fuse 200704 1 - Live 0xffffffffc0000000\n";
+    std::fs::write(dir.path().join("modules"), modules).unwrap();
     let options = Options { proc_root: dir.path().to_owned(), ..Options::default() };
     let at = |address, options: &Options| {
         let frame = RawFrame::Kernel(CodeAddress::Return(address));
