@@ -34,10 +34,12 @@ use super::dwarf::{self, Call, Chain, Position};
 /// blazesym reads debug information up to this size of `.debug_info`; larger one is left to our own
 /// reader.
 ///
-/// blazesym makes an index of all units and keeps what it has read, ours keeps answers only. For
-/// 3000 addresses of a Rust program with 37 MB of it, blazesym takes 0.54 s and 180 MB at its peak,
-/// ours 0.31 s and 83 MB; with 6 MB of it that is 0.22 s and 48 MB, and 0.12 s and 26 MB.
-const MAX_INFO: u64 = 16 << 20;
+/// blazesym makes an index of all units and keeps what it has read, ours keeps answers only, so
+/// blazesym takes more memory by about the size of `.debug_info`. Measured for 3000 addresses of
+/// Rust programs, time and peak: with 48 MB of it 0.55 s and 153 MB, ours 0.52 s and 100 MB; with
+/// 37 MB 0.51 s and 131 MB, ours 0.30 s and 83 MB; with 6 MB 0.21 s and 39 MB, ours 0.20 s and
+/// 26 MB. Programs with gigabytes of it are common, and two files are read at a time.
+const MAX_INFO: u64 = 64 << 20;
 
 /// Sections that make blazesym open other files.
 const LINKS: [&str; 3] = [".gnu_debuglink", ".gnu_debugaltlink", ".debug_sup"];
