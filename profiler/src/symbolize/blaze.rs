@@ -39,7 +39,7 @@ use super::dwarf::{self, Call, Chain, Position};
 /// Rust programs, time and peak: with 48 MB of it 0.55 s and 153 MB, ours 0.52 s and 100 MB; with
 /// 37 MB 0.51 s and 131 MB, ours 0.30 s and 83 MB; with 6 MB 0.21 s and 39 MB, ours 0.20 s and
 /// 26 MB. Programs with gigabytes of it are common, and two files are read at a time.
-const MAX_INFO: u64 = 64 << 20;
+const MAX_INFO: u64 = 16 << 20;
 
 /// Sections that make blazesym open other files.
 const LINKS: [&str; 3] = [".gnu_debuglink", ".gnu_debugaltlink", ".debug_sup"];
