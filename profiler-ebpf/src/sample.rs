@@ -193,6 +193,7 @@ fn registers(regs: &PtRegs) -> Registers {
         ip: regs.ip,
         sp: regs.sp,
         bp: regs.bp,
+        bx: regs.bx,
         flags: FRAME_EXACT | GENERAL_KNOWN,
         general: [
             regs.ax, regs.dx, regs.cx, regs.bx, regs.si, regs.di, regs.bp, regs.sp, regs.r8,

@@ -4,7 +4,7 @@
 //! its state in [`Walk`], and every loop has a constant bound that the verifier can see.
 
 use crate::wire::{
-    DWARF_BP, DWARF_SP, FRAME_ADDRESS, FRAME_BY_POINTER, FRAME_EXACT, GENERAL_KNOWN,
+    DWARF_BP, DWARF_BX, DWARF_SP, FRAME_ADDRESS, FRAME_BY_POINTER, FRAME_EXACT, GENERAL_KNOWN,
     GENERAL_REGISTERS, MAX_PROCESS_MAPPINGS, Mapping, Outcome, PageRows, ProcessMappings,
     Registers, Row, Rule, TEXT_PAGE, TEXT_PAGE_SHIFT, cfa, mapping_kind, saved,
 };
@@ -200,6 +200,12 @@ impl Walk {
             Ok(None) => return Outcome::UnsupportedRule,
             Err(outcome) => return outcome,
         };
+        if rule.bx_offset != 0 {
+            match env.word(cfa.wrapping_add_signed(i64::from(rule.bx_offset))) {
+                Some(word) => self.registers.bx = word,
+                None => return Outcome::UnreadableStack,
+            }
+        }
         self.arrive(ip, cfa, bp, 0)
     }
 
@@ -235,6 +241,7 @@ impl Walk {
     fn general(&self, number: usize) -> Option<u64> {
         match number {
             DWARF_BP => Some(self.registers.bp),
+            DWARF_BX => Some(self.registers.bx),
             DWARF_SP => Some(self.registers.sp),
             _ if self.registers.flags & GENERAL_KNOWN != 0 => {
                 Some(self.registers.general[number & (GENERAL_REGISTERS - 1)])
@@ -253,6 +260,9 @@ impl Walk {
         let (Some(bp), Some(sp), Some(ip)) = (bp, sp, ip) else {
             return Outcome::UnreadableStack;
         };
+        if let Some(bx) = env.word(base.wrapping_add_signed(i64::from(rule.bx_offset))) {
+            self.registers.bx = bx;
+        }
         // The interrupted stack may be another one, at any address: no check that sp advances.
         self.arrive(ip, sp, bp, FRAME_EXACT)
     }

@@ -76,7 +76,7 @@ pub mod cfa {
     pub const SP: u8 = 1;
     /// `bp + cfa_offset`.
     pub const BP: u8 = 2;
-    /// `register + cfa_offset`; registers other than sp and bp are known in the top frame only.
+    /// `register + cfa_offset`; registers other than sp, bp and rbx are known in the top frame only.
     pub const REGISTER: u8 = 3;
     /// `*(sp + cfa_offset) + cfa_add`.
     pub const DEREF_SP: u8 = 4;
@@ -132,8 +132,9 @@ pub struct Rule {
     pub fp_offset: i32,
     /// Offset of the return address.
     pub ra_offset: i32,
-    /// Always 0; keeps the size a multiple of 8, as the kernel rounds array values.
-    pub reserved: u32,
+    /// Where the caller's rbx was saved, from the CFA (from sp in a signal frame); 0: it still
+    /// holds the caller's value. The dynamic loader's lazy binding keeps its CFA in rbx.
+    pub bx_offset: i32,
 }
 
 impl Rule {
@@ -147,7 +148,7 @@ impl Rule {
         cfa_add: 0,
         fp_offset: 0,
         ra_offset: 0,
-        reserved: 0,
+        bx_offset: 0,
     };
 }
 
@@ -188,6 +189,8 @@ pub struct ProcessMappings {
 /// Number of general registers, in DWARF order on x86-64: rax, rdx, rcx, rbx, rsi, rdi, rbp, rsp,
 /// r8 to r15 (System V ABI, figure 3.36).
 pub const GENERAL_REGISTERS: usize = 16;
+/// DWARF number of rbx on x86-64.
+pub const DWARF_BX: usize = 3;
 /// DWARF number of the frame pointer on x86-64.
 pub const DWARF_BP: usize = 6;
 /// DWARF number of the stack pointer on x86-64.
@@ -269,6 +272,8 @@ pub struct Registers {
     pub sp: u64,
     /// Frame pointer.
     pub bp: u64,
+    /// rbx.
+    pub bx: u64,
     /// [`FRAME_EXACT`] and [`FRAME_BY_POINTER`] as they belong to `ip`, and [`GENERAL_KNOWN`].
     pub flags: u64,
     /// General registers by DWARF number, while `flags` has [`GENERAL_KNOWN`] (the top frame).
@@ -337,8 +342,8 @@ const _: () = {
     assert!(size_of::<Rule>() == 24);
     assert!(size_of::<Mapping>() == 24);
     assert!(size_of::<ProcessMappings>() == 8);
-    assert!(size_of::<Registers>() == 160);
-    assert!(size_of::<SampleHeader>() == 56 + 160);
+    assert!(size_of::<Registers>() == 168);
+    assert!(size_of::<SampleHeader>() == 56 + 168);
     assert!(MAX_RULES <= 1 << 16);
     assert!(SEGMENT_ROWS.is_power_of_two() && MAX_SEGMENTS.is_power_of_two());
     assert!(

@@ -8,6 +8,7 @@
 
 use std::{
     ffi::OsStr,
+    fs::File,
     os::unix::ffi::OsStrExt,
     path::{Component, Path, PathBuf},
 };
@@ -21,6 +22,8 @@ use super::{
 
 /// A file with debug information and where it was found.
 pub struct DebugFile {
+    /// Its handle.
+    pub file: File,
     /// Its bytes.
     pub image: Image,
     /// Its path on the host.
@@ -29,8 +32,9 @@ pub struct DebugFile {
 
 impl DebugFile {
     fn open(path: PathBuf) -> Option<Self> {
-        let image = Image::of(&open_regular(&path).ok()?).ok()?;
-        Some(Self { image, path })
+        let file = open_regular(&path).ok()?;
+        let image = Image::of(&file).ok()?;
+        Some(Self { file, image, path })
     }
 
     fn has_build_id(&self, id: &[u8]) -> bool {

@@ -3,7 +3,7 @@
 use object::{
     Object, ObjectSection, ObjectSegment, ObjectSymbol, SectionFlags, SegmentFlags, SymbolKind, elf,
 };
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 /// Reads the headers of an ELF file; None when it is none, or they make no sense.
 #[must_use]
@@ -93,6 +93,37 @@ pub fn names<'data>(file: &object::File<'data>, addresses: &[u64]) -> Vec<Option
         }
     }
     names
+}
+
+/// The preferred name among the symbols with each of these extents (start and size).
+#[must_use]
+pub fn aliases<'data>(
+    file: &object::File<'data>,
+    extents: &FxHashSet<(u64, u64)>,
+) -> FxHashMap<(u64, u64), &'data [u8]> {
+    let code = code_sections(file);
+    let preferred = |symbols: object::SymbolIterator<'data, '_>| {
+        let mut best: FxHashMap<(u64, u64), Rank<'data>> = FxHashMap::default();
+        for symbol in symbols {
+            let Some(extent) = Extent::of(&symbol, &code) else { continue };
+            let extent = (extent.start, extent.size);
+            let Ok(name) = symbol.name_bytes() else { continue };
+            if extents.contains(&extent) && !name.is_empty() {
+                let rank = rank(&symbol, name);
+                if best.get(&extent).is_none_or(|known| *known < rank) {
+                    best.insert(extent, rank);
+                }
+            }
+        }
+        best
+    };
+    let mut best = preferred(file.symbols());
+    if best.len() < extents.len() {
+        for (extent, rank) in preferred(file.dynamic_symbols()) {
+            best.entry(extent).or_insert(rank);
+        }
+    }
+    best.into_iter().map(|(extent, rank)| (extent, rank.name.0.2)).collect()
 }
 
 /// [`names`] from one symbol table; a sparse one lacks most symbols.

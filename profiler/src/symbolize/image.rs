@@ -53,7 +53,7 @@ impl Image {
         if metadata.len() == 0 {
             return Err(io::Error::other("the file is empty"));
         }
-        let map = if only_root_changes(file, &metadata) {
+        let map = if owned_by_root(file, &metadata) {
             map(file)?
         } else {
             map(&sealed_copy(file, metadata.len())?)?
@@ -88,7 +88,12 @@ pub fn reopen_regular(handle: impl AsFd) -> io::Result<File> {
 }
 
 /// Whether nobody but root can change the file.
-fn only_root_changes(file: &File, metadata: &std::fs::Metadata) -> bool {
+#[must_use]
+pub fn only_root_changes(file: &File) -> bool {
+    file.metadata().is_ok_and(|metadata| owned_by_root(file, &metadata))
+}
+
+fn owned_by_root(file: &File, metadata: &std::fs::Metadata) -> bool {
     const WRITABLE_BY_OTHERS: u32 = 0o022;
     metadata.uid() == 0
         && metadata.mode() & WRITABLE_BY_OTHERS == 0
@@ -144,6 +149,18 @@ mod tests {
         file.as_file().set_len(0).unwrap();
         assert_eq!(image.len(), 20_000);
         assert!(image.iter().all(|byte| *byte == 7));
+    }
+
+    #[test]
+    fn what_others_can_change_is_not_trusted() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let trusted = |mode| {
+            file.as_file().set_permissions(PermissionsExt::from_mode(mode)).unwrap();
+            only_root_changes(file.as_file())
+        };
+        let root = rustix::process::geteuid().is_root();
+        assert_eq!([0o644, 0o755, 0o400].map(trusted), [root; 3]);
+        assert_eq!([0o664, 0o646, 0o777].map(trusted), [false; 3]);
     }
 
     #[test]

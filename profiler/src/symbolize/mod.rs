@@ -1,8 +1,9 @@
 //! From addresses to names: a [`Recording`] becomes a [`Profile`], in which no address is left.
 //!
-//! * User code: the symbol tables ([`elf`]) and the debug information ([`dwarf`]) of the mapped
-//!   file itself, read through the handle that was opened while its process lived ([`image`]), or
-//!   of its debug file.
+//! * User code: the symbol tables and the debug information of the mapped file itself, read through
+//!   the handle that was opened while its process lived, or of its debug file. blazesym reads the
+//!   files that only root can change ([`blaze`]); our own readers ([`elf`], [`dwarf`]) bound what a
+//!   hostile file can make them do, and read those that anybody else can change ([`image`]).
 //! * The vDSO and the kernel ([`kernel`]): from the running kernel.
 //! * Code made at run time ([`jit`]): from the files that its process wrote.
 //!
@@ -10,6 +11,7 @@
 //! `[module+0xoffset]`, where the offset is that of the byte in the file at which the function
 //! begins when unwind tables tell ([`unnamed`]), else of the address itself.
 
+mod blaze;
 mod debug_files;
 pub mod dwarf;
 pub mod elf;
@@ -24,6 +26,7 @@ mod unnamed;
 mod vdso;
 
 use std::{
+    fs::File,
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{
@@ -53,6 +56,8 @@ pub struct Options {
     pub proc_root: PathBuf,
     /// Where debug files are kept, searched in this order.
     pub debug_dirs: Vec<PathBuf>,
+    /// Whether a file is trusted, so that blazesym may read it.
+    pub trusts: fn(&File) -> bool,
 }
 
 impl Default for Options {
@@ -62,6 +67,7 @@ impl Default for Options {
             kernel: true,
             proc_root: PathBuf::from("/proc"),
             debug_dirs: vec![PathBuf::from("/usr/lib/debug")],
+            trusts: image::only_root_changes,
         }
     }
 }

@@ -1,11 +1,16 @@
 //! Names for the addresses of one mapped file.
+//!
+//! blazesym is asked first when the file is trusted ([`super::blaze`] says why only then), our own
+//! readers are asked for all addresses that have no answer yet.
 
-use std::path::Path;
+use std::{fs::File, path::Path};
 
 use object::Object;
 
 use super::{
-    Options, debug_files,
+    Options,
+    blaze::{self, Blaze},
+    debug_files,
     dwarf::{self, Call, Position},
     elf, go,
     image::Image,
@@ -42,10 +47,9 @@ pub type Chain = Vec<Named>;
 /// Whatever is wrong with the file costs only its names.
 #[must_use]
 pub fn resolve(module: &Module, offsets: &[u64], options: &Options) -> Vec<Chain> {
-    let Some(image) = module.file.as_ref().and_then(|file| Image::of(file).ok()) else {
-        return vec![Chain::new(); offsets.len()];
-    };
-    resolve_image(&image, module, offsets, options)
+    let image = module.file.as_ref().and_then(|file| Some((file, Image::of(file).ok()?)));
+    let Some((file, image)) = image else { return vec![Chain::new(); offsets.len()] };
+    resolve_in(&image, Some(file), module, offsets, options)
 }
 
 /// [`resolve`] for a file that is in memory.
@@ -56,9 +60,20 @@ pub fn resolve_image(
     offsets: &[u64],
     options: &Options,
 ) -> Vec<Chain> {
+    resolve_in(image, None, module, offsets, options)
+}
+
+fn resolve_in(
+    image: &[u8],
+    handle: Option<&File>,
+    module: &Module,
+    offsets: &[u64],
+    options: &Options,
+) -> Vec<Chain> {
     let mut chains = vec![Chain::new(); offsets.len()];
-    let Some(file) = elf::parse(image) else { return chains };
-    let segments = elf::Segments::of(&file);
+    let Some(source) = Source::of(image, handle, options) else { return chains };
+    let file = &source.file;
+    let segments = elf::Segments::of(file);
     // Two offsets can lead to one address, and their order may differ from that of the addresses.
     let mut at: Vec<(u64, usize)> = offsets
         .iter()
@@ -68,11 +83,11 @@ pub fn resolve_image(
     at.sort_unstable();
     let mut addresses: Vec<u64> = at.iter().map(|(address, _)| *address).collect();
     addresses.dedup();
-    let mut found = resolve_addresses(&file, module, &addresses, options);
+    let mut found = resolve_addresses(&source, module, &addresses, options);
     let unnamed = found.iter().zip(&addresses).filter(|(chain, _)| chain.is_empty());
     let unnamed: Vec<u64> = unnamed.map(|(_, address)| *address).collect();
-    let stubs = plt::names(&file, &unnamed);
-    let starts = unnamed::starts(&file, &unnamed);
+    let stubs = plt::names(file, &unnamed);
+    let starts = unnamed::starts(file, &unnamed);
     let unnamed = found.iter_mut().filter(|chain| chain.is_empty());
     for (chain, (stub, start)) in unnamed.zip(stubs.into_iter().zip(starts)) {
         if let Some(stub) = stub {
@@ -90,15 +105,84 @@ pub fn resolve_image(
     chains
 }
 
+/// A file that is read, by one reader or by both.
+struct Source<'a> {
+    file: object::File<'a>,
+    /// For blazesym; of trusted files only.
+    handle: Option<&'a File>,
+}
+
+impl<'a> Source<'a> {
+    /// None when the bytes are no ELF file.
+    fn of(image: &'a [u8], handle: Option<&'a File>, options: &Options) -> Option<Self> {
+        let file = elf::parse(image)?;
+        Some(Self { file, handle: handle.filter(|handle| (options.trusts)(handle)) })
+    }
+
+    /// The symbol at each address.
+    fn symbols(&self, addresses: &[u64]) -> Vec<Option<Vec<u8>>> {
+        let mut names = vec![None; addresses.len()];
+        if let Some(handle) = self.handle {
+            let symbols = Blaze::new(handle).symbols(addresses);
+            // Of data among the code, too, which has no name in what follows.
+            let preferred = elf::aliases(&self.file, &symbols.iter().flatten().copied().collect());
+            for (name, symbol) in names.iter_mut().zip(symbols) {
+                *name = symbol.and_then(|symbol| preferred.get(&symbol).map(|name| name.to_vec()));
+            }
+        }
+        complete(&mut names, addresses, |left| owned(elf::names(&self.file, left)));
+        names
+    }
+
+    /// What DWARF in this file, which is at `path`, tells about the addresses of the module at
+    /// `module`.
+    fn calls(
+        &self,
+        path: &Path,
+        module: &Path,
+        addresses: &[u64],
+        options: &Options,
+    ) -> Vec<Option<dwarf::Chain>> {
+        let mut calls = match self.handle {
+            Some(handle) if blaze::legible(&self.file) => Blaze::new(handle).calls(addresses),
+            _ => vec![None; addresses.len()],
+        };
+        complete(&mut calls, addresses, |left| {
+            let found = inlined(&self.file, path, module, left, options);
+            found.into_iter().map(|chain| Some(chain).filter(|chain| !chain.is_empty())).collect()
+        });
+        calls
+    }
+}
+
+/// Asks for the answers that are missing.
+fn complete<T>(
+    answers: &mut [Option<T>],
+    addresses: &[u64],
+    ask: impl FnOnce(&[u64]) -> Vec<Option<T>>,
+) {
+    let missing = answers.iter().zip(addresses).filter(|(answer, _)| answer.is_none());
+    let missing: Vec<u64> = missing.map(|(_, address)| *address).collect();
+    if !missing.is_empty() {
+        let gaps = answers.iter_mut().filter(|answer| answer.is_none());
+        gaps.zip(ask(&missing)).for_each(|(gap, found)| *gap = found);
+    }
+}
+
+fn owned(names: Vec<Option<&[u8]>>) -> Vec<Option<Vec<u8>>> {
+    names.into_iter().map(|name| name.map(<[u8]>::to_vec)).collect()
+}
+
 fn resolve_addresses(
-    file: &object::File<'_>,
+    source: &Source<'_>,
     module: &Module,
     addresses: &[u64],
     options: &Options,
 ) -> Vec<Chain> {
+    let file = &source.file;
     let path = module.path.strip_suffix(" (deleted)").unwrap_or(&module.path);
     let path = Path::new(path);
-    let mut symbols = elf::names(file, addresses);
+    let mut symbols = source.symbols(addresses);
     let has_info = file.section_by_name(".debug_info").is_some();
     // A debug file is looked for when there is something to be found in it.
     let lacks_info = options.inlines && !has_info;
@@ -106,28 +190,27 @@ fn resolve_addresses(
     let debug = (lacks_info || lacks_symbols)
         .then(|| debug_files::separate(file, path, &options.debug_dirs))
         .flatten();
-    let debug_file = debug.as_ref().and_then(|debug| elf::parse(&debug.image));
-    if symbols.contains(&None) {
-        for (symbol, found) in symbols.iter_mut().zip(go::names(file, addresses)) {
-            *symbol = symbol.or(found);
+    let debug_source =
+        debug.as_ref().and_then(|debug| Source::of(&debug.image, Some(&debug.file), options));
+    complete(&mut symbols, addresses, |left| owned(go::names(file, left)));
+    if let Some(debug_source) = &debug_source {
+        for (symbol, found) in symbols.iter_mut().zip(debug_source.symbols(addresses)) {
+            *symbol = found.or_else(|| symbol.take());
         }
     }
-    if let Some(debug_file) = &debug_file {
-        for (symbol, found) in symbols.iter_mut().zip(elf::names(debug_file, addresses)) {
-            *symbol = found.or(*symbol);
-        }
-    }
-    let calls = match (&debug, &debug_file) {
+    let calls = match (&debug, &debug_source) {
         _ if !options.inlines => None,
-        _ if has_info => Some(inlined(file, path, path, addresses, options)),
-        (Some(debug), Some(file)) => Some(inlined(file, &debug.path, path, addresses, options)),
+        _ if has_info => Some(source.calls(path, path, addresses, options)),
+        (Some(debug), Some(source)) => Some(source.calls(&debug.path, path, addresses, options)),
         _ => None,
     };
-    let calls = calls.unwrap_or_else(|| vec![dwarf::Chain::new(); addresses.len()]);
-    symbols.into_iter().zip(calls).map(|(symbol, calls)| chain(symbol, calls)).collect()
+    let calls = calls.unwrap_or_else(|| vec![None; addresses.len()]);
+    let known = symbols.iter().zip(calls);
+    known.map(|(symbol, calls)| chain(symbol.as_deref(), calls.unwrap_or_default())).collect()
 }
 
-/// What DWARF in a file at `path` tells about the addresses of the module at `module`.
+/// What our own reader finds in the DWARF of a file at `path` about the addresses of the module
+/// at `module`.
 fn inlined(
     file: &object::File<'_>,
     path: &Path,

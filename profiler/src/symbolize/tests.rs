@@ -1,4 +1,6 @@
 //! Whole recordings through [`symbolize`], with programs compiled here.
+//!
+//! What is looked up through [`frames_of`] is asked of both readers, and they must agree.
 
 use std::{
     fs::File,
@@ -100,8 +102,18 @@ fn recording(modules: Vec<Arc<Module>>, stacks: &[&[RawFrame]]) -> Recording {
     }
 }
 
-/// The frames of one raw frame, root side first.
+/// The frames of one raw frame, root side first: the same ones whether the files are trusted, so
+/// that blazesym reads them, or not.
 fn frames_of(modules: Vec<Arc<Module>>, frame: RawFrame, options: &Options) -> Vec<Frame> {
+    let [trusted, others] = [|_: &File| true, |_: &File| false].map(|trusts: fn(&File) -> bool| {
+        let options = Options { trusts, ..options.clone() };
+        frames_by(modules.clone(), frame.clone(), &options)
+    });
+    assert_eq!(described(&trusted), described(&others), "blazesym, and our own reader");
+    trusted
+}
+
+fn frames_by(modules: Vec<Arc<Module>>, frame: RawFrame, options: &Options) -> Vec<Frame> {
     let profile = symbolize(recording(modules, &[&[frame]]), options);
     let (id, _) = profile.stacks.iter().next().unwrap();
     profile.stacks.root_first(id).into_iter().cloned().collect()
@@ -384,6 +396,8 @@ fn kernel_functions_have_names_or_a_placeholder() {
     let dir = tempfile::tempdir().unwrap();
     let list = "ffffffff81000100 T do_work\nffffffffc0000000 t fuse_init\t[fuse]\n";
     std::fs::write(dir.path().join("kallsyms"), list).unwrap();
+    let modules = "fuse 200704 1 - Live 0xffffffffc0000000\n";
+    std::fs::write(dir.path().join("modules"), modules).unwrap();
     let options = Options { proc_root: dir.path().to_owned(), ..Options::default() };
     let at = |address, options: &Options| {
         let frame = RawFrame::Kernel(CodeAddress::Return(address));

@@ -28,7 +28,8 @@ pub fn find(file: &File<'_>, rows: &[RowAt], rules: &mut Rules) -> Result<Vec<Ro
     let entry = file.entry();
     let at = rows.partition_point(|row| row.address <= entry);
     let covered = at.checked_sub(1).is_some_and(|before| rows[before].rule != 0);
-    if covered || file.text_from(entry).is_none_or(|text| entry < text.address) {
+    // Libraries have none.
+    if entry == 0 || covered || file.text_from(entry).is_none_or(|text| entry < text.address) {
         return Ok(Vec::new());
     }
     let mut starts = vec![(entry, entry + ENTRY_SIZE)];

@@ -121,7 +121,11 @@ impl<'t, 's, S: UnwindSection<Bytes<'s>>> Frame<'t, S> {
                 _ => UNSUPPORTED,
             };
         }
-        Rule { fp: fp.0, fp_offset: fp.1, ra: ra.0, ra_offset: ra.1, ..rule }
+        let bx_offset = match row.register(X86_64::RBX) {
+            Some(RegisterRule::Offset(offset)) => i32::try_from(offset).unwrap_or_default(),
+            _ => 0,
+        };
+        Rule { fp: fp.0, fp_offset: fp.1, ra: ra.0, ra_offset: ra.1, bx_offset, ..rule }
     }
 
     /// The part of a rule that says where the canonical frame address is.
@@ -213,6 +217,8 @@ pub fn signal(sp: i32, fp: i32, ra: i32) -> Rule {
         fp_offset: fp,
         ra: saved::AT_SP,
         ra_offset: ra,
+        // rbx lies behind rbp in every `struct sigcontext` of x86-64.
+        bx_offset: fp.saturating_add(8),
         ..Rule::NONE
     }
 }

@@ -49,7 +49,7 @@ impl<'a> Tables<'a> {
                 cfa_add: (offsets >> 32) as i32,
                 fp_offset: saved as i32,
                 ra_offset: (saved >> 32) as i32,
-                reserved: 0,
+                bx_offset: (kinds >> 32) as i32,
             }
         };
         let (mappings, rules) = ((0..8).map(mapping).collect(), (0..16).map(rule).collect());

@@ -79,8 +79,13 @@ impl<'unit, 'data> Lines<'unit, 'data> {
         if name.is_empty() {
             return None;
         }
-        let directory = file.directory(header).and_then(text).unwrap_or_default();
-        let mut path = std::path::PathBuf::from(directory);
+        // Directories are relative to the one that the compiler ran in.
+        let compiled = self.unit.comp_dir.map(|directory| directory.to_string_lossy());
+        let mut path = std::path::PathBuf::from(compiled.unwrap_or_default().into_owned());
+        // Number 0 is that one itself.
+        if file.directory_index() != 0 {
+            path.push(file.directory(header).and_then(text).unwrap_or_default());
+        }
         path.push(name);
         Some(path.to_string_lossy().into_owned())
     }

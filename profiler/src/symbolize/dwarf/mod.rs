@@ -6,10 +6,8 @@
 //! is visited recursively, so nesting cannot exhaust the stack; a bound on all ranges that are
 //! read keeps hostile files from taking long.
 //!
-//! blazesym, which the rest of the field uses for this, was not taken: it opens files at paths
-//! that the file itself names (debug links) wherever they lead, allocates what compressed sections
-//! claim to need, and recurses along the nesting of entries. As root on files of others, each is
-//! a way to stop the profiler.
+//! blazesym ([`super::blaze`]) reads the files that only root can change; this reader is for the
+//! others, and for what blazesym does not read.
 
 mod functions;
 mod lines;
@@ -20,7 +18,7 @@ mod units;
 use std::time::{Duration, Instant};
 
 pub use sections::Sections;
-pub use split::Elsewhere;
+pub use split::{Elsewhere, is_split};
 
 /// What gimli reads from.
 pub type Reader<'data> = gimli::EndianSlice<'data, gimli::LittleEndian>;

@@ -10,12 +10,33 @@ use std::{
 };
 
 use gimli::{Dwarf, DwarfPackageSections, DwoId, EndianSlice, LittleEndian, Unit};
+use object::{Object, ObjectSection};
 
 use super::{Reader, sections::Sections};
 use crate::symbolize::{
     elf,
     image::{Image, open_regular},
 };
+
+/// Whether units of this file are skeletons.
+///
+/// Of DWARF 5 their headers tell. Before that, split DWARF was an extension, and the only one that
+/// has a section with addresses.
+#[must_use]
+pub fn is_split(file: &object::File<'_>) -> bool {
+    if file.section_by_name(".debug_addr").is_none() {
+        return false;
+    }
+    let Some(info) = file.section_by_name(".debug_info") else { return false };
+    let Ok(info) = info.uncompressed_data() else { return false };
+    let mut headers = gimli::DebugInfo::new(&info, LittleEndian).units();
+    while let Ok(Some(header)) = headers.next() {
+        if header.version() < 5 || matches!(header.type_(), gimli::UnitType::Skeleton(_)) {
+            return true;
+        }
+    }
+    false
+}
 
 /// Where the rest of split units may be.
 #[derive(Default)]

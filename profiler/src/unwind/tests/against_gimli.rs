@@ -9,7 +9,7 @@ use gimli::{
 use object::{Object, ObjectSection};
 use profiler_ebpf::{
     walk::Walk,
-    wire::{FRAME_EXACT, GENERAL_KNOWN, GENERAL_REGISTERS, Outcome, Registers},
+    wire::{DWARF_BX, FRAME_EXACT, GENERAL_KNOWN, GENERAL_REGISTERS, Outcome, Registers},
 };
 
 use super::{check_shape, image::Image, own_files, rule_at};
@@ -34,14 +34,15 @@ fn registers(ip: u64) -> Registers {
     // As in most programs, the frame pointer lies above the stack pointer.
     general[6] = general[7] + (general[6] & 0xff8);
     let (bp, sp) = (general[6], general[7]);
-    Registers { ip, sp, bp, flags: FRAME_EXACT | GENERAL_KNOWN, general }
+    let bx = general[DWARF_BX];
+    Registers { ip, sp, bp, bx, flags: FRAME_EXACT | GENERAL_KNOWN, general }
 }
 
 /// What gimli finds for the caller.
 #[derive(Debug, PartialEq)]
 enum Caller {
     Outermost,
-    At { ip: u64, sp: u64, bp: Option<u64> },
+    At { ip: u64, sp: u64, bp: Option<u64>, bx: Option<u64> },
 }
 
 struct Oracle<'a> {
@@ -128,7 +129,13 @@ impl<'a> Oracle<'a> {
         };
         let bp = row.register(Register(6)).map_or(Some(registers.bp), |r| value(r, registers.bp));
         let sp = row.register(Register(7)).map_or(Some(cfa), |rule| value(rule, registers.sp));
-        Some(Caller::At { ip, sp: sp.unwrap(), bp })
+        // Saves of rbx by expression are not followed.
+        let bx = match row.register(Register(3)) {
+            None => Some(registers.bx),
+            Some(rule @ RegisterRule::Offset(_)) => value(rule, registers.bx),
+            Some(_) => None,
+        };
+        Some(Caller::At { ip, sp: sp.unwrap(), bp, bx })
     }
 }
 
@@ -173,12 +180,12 @@ fn compare(elf: &[u8], samples: u64) -> Option<Tally> {
             let context = format!("at {address:#x}: {:?}", rule_at(&compiled, address));
             match outcome {
                 Outcome::Walking => {
-                    let Registers { ip, sp, bp, .. } = walk.registers;
-                    let Caller::At { bp: expected_bp, .. } = expected else {
+                    let Registers { ip, sp, bp, bx, .. } = walk.registers;
+                    let Caller::At { bp: expected_bp, bx: expected_bx, .. } = expected else {
                         panic!("the oracle found the outermost frame {context}");
                     };
-                    let bp = expected_bp.map(|_| bp);
-                    assert_eq!(Caller::At { ip, sp, bp }, expected, "{context}");
+                    let (bp, bx) = (expected_bp.map(|_| bp), expected_bx.map(|_| bx));
+                    assert_eq!(Caller::At { ip, sp, bp, bx }, expected, "{context}");
                     tally.compared += 1;
                 }
                 Outcome::Complete => {
