@@ -76,6 +76,10 @@ fn node_with_a_perf_map() {
     require!(root(), tool("node"));
     let stage = Stage::take();
     let mut command = Command::new("node");
+    // It leaves a log where it runs.
+    let logs = scratch().join("node");
+    fs::create_dir_all(&logs).unwrap();
+    command.current_dir(&logs);
     command.args(["--perf-basic-prof", "--interpreted-frames-native-stack", "--no-turbo-inlining"]);
     let target = stage.start(command.arg(programs().join("work.js")));
     let _map = Map::of(&target);
