@@ -2,7 +2,7 @@
 //!
 //! A sample is a line `  TID  SECONDS.MICROSECONDS: `, then a line for each frame, the leaf first,
 //! which begins with a tab: `        ADDRESS SYMBOL (FILE)`, then an empty line. The file of an
-//! inlined call is `inlined`.
+//! inlined call is `inlined`. The address is an offset in the file, where that is known.
 
 use std::io::{self, BufRead};
 
@@ -20,13 +20,13 @@ pub struct Sample {
 pub struct Frame {
     pub address: u64,
     pub symbol: String,
-    pub inlined: bool,
+    pub file: String,
 }
 
 impl Sample {
-    /// The address of the outermost frame.
-    pub fn root(&self) -> Option<u64> {
-        self.frames.iter().rev().find(|frame| !frame.inlined).map(|frame| frame.address)
+    /// The outermost frame that is not an inlined call.
+    pub fn root(&self) -> Option<&Frame> {
+        self.frames.iter().rev().find(|frame| frame.file != "inlined")
     }
 }
 
@@ -74,7 +74,8 @@ fn frame(line: &str) -> Option<Frame> {
     let address = u64::from_str_radix(address, 16).ok()?;
     // Names hold spaces and parentheses; the file is in the last ones.
     let (symbol, file) = rest.rsplit_once(" (")?;
-    Some(Frame { address, symbol: symbol.trim().to_owned(), inlined: file == "inlined)" })
+    let file = file.strip_suffix(')').unwrap_or(file).to_owned();
+    Some(Frame { address, symbol: symbol.trim().to_owned(), file })
 }
 
 #[cfg(test)]
@@ -84,8 +85,8 @@ mod tests {
     const TEXT: &str = concat!(
         " 1234   56.789012: \n",
         "\t    55d0c0de1180 leaf (inlined)\n",
-        "\t    55d0c0de1180 work(int, char (*)(long)) (/tmp/a b (deleted))\n",
-        "\t    7f1200001234 [unknown] (/usr/lib/libc.so.6)\n",
+        "\t    55d0c0de1180 work(int, char (*)(long)) (/tmp/a b)\n",
+        "\t            1234 [unknown] (/usr/lib/libc.so.6)\n",
         "\n",
         " 1235   57.000001: \n",
         "\n",
@@ -109,13 +110,13 @@ mod tests {
         let times: Vec<f64> = samples.iter().map(|sample| sample.time).collect();
         assert_eq!(times, [56.789012, 57.000001, 58.000001, 59.5]);
         let first = &samples[0].frames;
-        assert_eq!(
-            first[0],
-            Frame { address: 0x55d0_c0de_1180, symbol: "leaf".to_owned(), inlined: true }
-        );
-        assert_eq!(first[1].symbol, "work(int, char (*)(long)) (/tmp/a b");
+        assert_eq!(first[0].symbol, "leaf");
+        assert_eq!(first[0].file, "inlined");
+        assert_eq!(first[1].symbol, "work(int, char (*)(long))");
+        assert_eq!(first[1].file, "/tmp/a b");
         assert_eq!(first[2].symbol, "[unknown]");
-        assert_eq!(samples[0].root(), Some(0x7f12_0000_1234));
+        let root = samples[0].root().unwrap();
+        assert_eq!((root.address, root.file.as_str()), (0x1234, "/usr/lib/libc.so.6"));
         assert_eq!(samples[1].root(), None);
         assert_eq!(samples[3].frames.len(), 2);
     }

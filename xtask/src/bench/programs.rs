@@ -125,8 +125,8 @@ impl Work {
 pub struct Running {
     child: Child,
     page: fs::File,
-    /// Where its stacks begin: ranges of return addresses.
-    roots: Vec<(u64, u64)>,
+    /// Where its stacks begin.
+    roots: Vec<Root>,
 }
 
 impl Running {
@@ -174,10 +174,9 @@ impl Running {
         Ok(work(&self.read_page()?))
     }
 
-    /// Whether a stack that ends at this address reaches its root. Some unwinders give the return
-    /// address, others the byte before.
-    pub fn is_root(&self, address: u64) -> bool {
-        self.roots.iter().any(|(from, to)| (*from..*to).contains(&address))
+    /// Whether a stack that ends there reaches its root.
+    pub fn is_root(&self, address: u64, file: &str) -> bool {
+        self.roots.iter().any(|root| root.holds(address, file))
     }
 
     fn read_page(&self) -> Result<[u8; PAGE]> {
@@ -188,16 +187,18 @@ impl Running {
 
     /// The main thread's root is in `_start`, at the file's entry point; a thread's is where the
     /// program's own unwinder found it.
-    fn find_roots(&self, file: &Path) -> Result<Vec<(u64, u64)>> {
-        let mut roots = roots(&self.read_page()?);
+    fn find_roots(&self, file: &Path) -> Result<Vec<Root>> {
         let maps = fs::read_to_string(format!("/proc/{}/maps", self.pid()))?;
+        let maps: Vec<Mapping> = maps.lines().filter_map(Mapping::parse).collect();
+        let mut ranges = roots(&self.read_page()?);
         let file = fs::canonicalize(file)?;
         let header = fs::read(&file)?;
-        if let (Some(entry), Some(base)) = (entry(&header), base(&maps, &file.to_string_lossy())) {
-            let entry = if is_fixed(&header) { entry } else { entry + base };
-            roots.push((entry, entry + START_CODE));
+        let base = maps.iter().find(|mapping| file == Path::new(mapping.path));
+        if let (Some(entry), Some(base)) = (entry(&header), base) {
+            let entry = if is_fixed(&header) { entry } else { entry + base.start };
+            ranges.push((entry, entry + START_CODE));
         }
-        Ok(roots)
+        Ok(ranges.into_iter().filter_map(|range| Root::of(range, &maps)).collect())
     }
 }
 
@@ -233,10 +234,48 @@ fn is_fixed(header: &[u8]) -> bool {
     header.get(16) == Some(&2)
 }
 
-/// The lowest address at which a file is mapped.
-fn base(maps: &str, path: &str) -> Option<u64> {
-    let line = maps.lines().find(|line| line.ends_with(path))?;
-    u64::from_str_radix(line.split_once('-')?.0, 16).ok()
+/// A line of `/proc/PID/maps` that maps a file.
+struct Mapping<'a> {
+    start: u64,
+    end: u64,
+    offset: u64,
+    path: &'a str,
+}
+
+impl<'a> Mapping<'a> {
+    fn parse(line: &'a str) -> Option<Self> {
+        let mut words = line.split_ascii_whitespace();
+        let (start, end) = words.next()?.split_once('-')?;
+        let offset = words.nth(1)?;
+        let hex = |text| u64::from_str_radix(text, 16).ok();
+        let path = line.find('/').map(|at| &line[at..])?;
+        Some(Self { start: hex(start)?, end: hex(end)?, offset: hex(offset)?, path })
+    }
+}
+
+/// Code in which stacks begin. Some unwinders give the return address, others the byte before.
+#[derive(Debug, PartialEq, Eq)]
+struct Root {
+    path: String,
+    /// Addresses in the process.
+    addresses: (u64, u64),
+    /// The first of them in the file.
+    offset: u64,
+}
+
+impl Root {
+    fn of(addresses: (u64, u64), maps: &[Mapping<'_>]) -> Option<Self> {
+        let mapping = maps.iter().find(|m| (m.start..m.end).contains(&addresses.0))?;
+        let offset = addresses.0 - mapping.start + mapping.offset;
+        Some(Self { path: mapping.path.to_owned(), addresses, offset })
+    }
+
+    /// perf gives offsets in the file, or addresses where it does not know the file's symbols.
+    fn holds(&self, address: u64, file: &str) -> bool {
+        let (from, to) = self.addresses;
+        let in_file = self.offset..self.offset + (to - from);
+        self.path == file && ((from..to).contains(&address) || in_file.contains(&address))
+    }
 }
 
 #[cfg(test)]
@@ -267,8 +306,22 @@ mod tests {
         assert!(!is_fixed(&header));
         assert_eq!(entry(&header[..30]), None);
         assert_eq!(entry(b"#!/bin/sh"), None);
-        let maps = "00400000-00401000 r--p 0 0:0 1 /bin/x\n7f00-7f01 r-xp 0 0:0 2 /bin/y\n";
-        assert_eq!(base(maps, "/bin/y"), Some(0x7f00));
-        assert_eq!(base(maps, "/bin/z"), None);
+    }
+
+    #[test]
+    fn a_root_is_known_by_address_and_by_offset() {
+        let maps = "00400000-00401000 r--p 00000000 00:10 1    /bin/x\n\
+                    7f00-7f20 r-xp 00000100 00:10 2    /bin/a b\n\
+                    8000-9000 rw-p 00000000 00:00 0\n";
+        let maps: Vec<Mapping> = maps.lines().filter_map(Mapping::parse).collect();
+        assert_eq!(maps.len(), 2);
+        let root = Root::of((0x7f08, 0x7f0a), &maps).unwrap();
+        assert_eq!((root.path.as_str(), root.offset), ("/bin/a b", 0x108));
+        for address in [0x7f08, 0x7f09, 0x108, 0x109] {
+            assert!(root.holds(address, "/bin/a b"), "{address:#x}");
+        }
+        assert!(!root.holds(0x7f0a, "/bin/a b"));
+        assert!(!root.holds(0x108, "/bin/x"));
+        assert_eq!(Root::of((0x8000, 0x8002), &maps), None);
     }
 }

@@ -171,7 +171,8 @@ fn read_script(run: &mut Run, program: &Running, started: f64, path: &Path) -> R
     perf_script::read(BufReader::new(File::open(path)?), |sample| {
         first = first.min(sample.time);
         run.samples += 1.0;
-        run.complete += f64::from(u8::from(sample.root().is_some_and(|at| program.is_root(at))));
+        let ends = sample.root().is_some_and(|root| program.is_root(root.address, &root.file));
+        run.complete += f64::from(u8::from(ends));
         let mut names: Vec<&str> = sample.frames.iter().map(|f| f.symbol.as_str()).collect();
         names.sort_unstable();
         names.dedup();
