@@ -14,7 +14,8 @@ use super::{
 pub const NOTES: &str = "\
 slowdown: CPU time for the same work, against the same process beside which no tool runs
 tool CPU, peak memory: of the tool until its picture is written; for perf, of `perf record` and
-  `perf script` (which is less than a picture: folding and drawing are not counted)
+  `perf script` (which is less than a picture: folding and drawing are not counted; of a whole
+  host it is run with --no-inline, because with inlined calls it can take minutes)
 stop to picture: from the signal that ends a recording to its SVG; for perf, to `perf script`'s end
 start to first sample: on the samples' own clock; perf's includes the start of its process
 complete: reaches _start or the thread's start; the recorder's word for ours, and for perf the
@@ -29,6 +30,12 @@ pub struct Context {
 impl Context {
     fn rounds(&self, all: usize, quick: usize) -> usize {
         if self.quick { quick } else { all }
+    }
+
+    /// A recording. That a tool fails is a result, too: it is said, and the others go on.
+    fn record(&self, tool: Tool, program: &Running, settings: Settings) -> Option<Run> {
+        let run = tools::record(tool, program, settings, &self.scratch);
+        run.inspect_err(|error| eprintln!("  no figures of one recording: {error:#}")).ok()
     }
 
     fn settings(&self, frequency: u32, seconds: f64, quick: f64) -> Settings {
@@ -76,7 +83,7 @@ fn values(runs: &[Vec<Run>; 3], figure: impl Fn(&Run) -> Option<f64>) -> Values 
 fn cost(context: &Context) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for frequency in [99, 999] {
-        let settings = context.settings(frequency, 4.0, 2.0);
+        let settings = context.settings(frequency, 3.0, 1.0);
         rows.extend(costs(context, "cost", settings)?);
     }
     Ok(rows)
@@ -84,7 +91,7 @@ fn cost(context: &Context) -> Result<Vec<Row>> {
 
 /// The same of a whole-host recording.
 fn host(context: &Context) -> Result<Vec<Row>> {
-    let settings = Settings { host: true, ..context.settings(99, 4.0, 2.0) };
+    let settings = Settings { host: true, ..context.settings(99, 3.0, 1.0) };
     costs(context, "host", settings)
 }
 
@@ -92,12 +99,12 @@ fn costs(context: &Context, part: &'static str, settings: Settings) -> Result<Ve
     let program = programs::RECURSION_45;
     let mut runs: [Vec<Run>; 3] = Default::default();
     let mut slowdowns: Values = Default::default();
-    for _ in 0..context.rounds(5, 2) {
+    for _ in 0..context.rounds(5, 1) {
         // One process for a round: where its code lies decides its speed too.
         let running = Running::start(&program, &context.scratch)?;
         let alone = tools::alone(&running, settings.window)?;
         for tool in Tool::ALL {
-            let run = tools::record(tool, &running, settings, &context.scratch)?;
+            let Some(run) = context.record(tool, &running, settings) else { continue };
             if let (Some(alone), Some(rate)) = (alone, run.rate) {
                 slowdowns[tool as usize].push((alone / rate - 1.0) * 100.0);
             }
@@ -129,15 +136,14 @@ fn costs(context: &Context, part: &'static str, settings: Settings) -> Result<Ve
 
 /// Stacks that reach their root, program by program.
 fn complete(context: &Context) -> Result<Vec<Row>> {
-    let settings = context.settings(499, 2.0, 1.0);
+    let settings = context.settings(499, 1.5, 0.5);
     let mut rows = Vec::new();
     for program in programs::ALL {
         let mut runs: [Vec<Run>; 3] = Default::default();
         for _ in 0..context.rounds(2, 1) {
             let running = Running::start(program, &context.scratch)?;
             for tool in Tool::ALL {
-                let run = tools::record(tool, &running, settings, &context.scratch)?;
-                runs[tool as usize].push(run);
+                runs[tool as usize].extend(context.record(tool, &running, settings));
             }
         }
         rows.push(Row {
@@ -160,10 +166,10 @@ const KNOWN_SHARES: [(&str, f64); 3] = [("half", 0.5), ("three_tenths", 0.3), ("
 fn shares(context: &Context) -> Result<Vec<Row>> {
     let settings = context.settings(999, 5.0, 3.0);
     let mut runs: [Vec<Run>; 3] = Default::default();
-    for _ in 0..context.rounds(3, 2) {
+    for _ in 0..context.rounds(3, 1) {
         let running = Running::start(&programs::SHARES, &context.scratch)?;
         for tool in Tool::ALL {
-            runs[tool as usize].push(tools::record(tool, &running, settings, &context.scratch)?);
+            runs[tool as usize].extend(context.record(tool, &running, settings));
         }
     }
     Ok(vec![Row {
@@ -190,15 +196,15 @@ fn walk(context: &Context) -> Result<Vec<Row>> {
     let recursions = [programs::RECURSION_4, programs::RECURSION_45, programs::RECURSION_120];
     let pythons = [programs::PYTHON, programs::PYTHON_NATIVE];
     let all: Vec<Program> = recursions.iter().chain(&pythons).copied().collect();
-    let settings = context.settings(999, 3.0, 1.5);
+    let settings = context.settings(999, 2.0, 1.0);
     let mut points: Vec<Vec<Point>> = vec![Vec::new(); all.len()];
     let (mut bases, mut slopes) = (Vec::new(), Vec::new());
-    for _ in 0..context.rounds(5, 2) {
+    for _ in 0..context.rounds(5, 1) {
         let mut round = Vec::new();
         for (index, program) in all.iter().enumerate() {
             let running = Running::start(program, &context.scratch)?;
-            let run = tools::record(Tool::Ours, &running, settings, &context.scratch)?;
-            if let Some(point) = Point::of(&run) {
+            let run = context.record(Tool::Ours, &running, settings);
+            if let Some(point) = run.as_ref().and_then(Point::of) {
                 points[index].push(point);
                 if index < recursions.len() {
                     round.push((point.frames, point.nanoseconds));
