@@ -19,7 +19,9 @@ tool CPU, peak memory: of the tool until its picture is written; for perf, of `p
 stop to picture: from the signal that ends a recording to its SVG; for perf, to `perf script`'s end
 start to first sample: on the samples' own clock; perf's includes the start of its process
 complete: reaches _start or the thread's start; the recorder's word for ours, and for perf the
-  address of the last frame compared with the program's entry point and thread roots";
+  address of the last frame compared with the program's entry point and thread roots
+walk: run time of our BPF program as the kernel counts it, at 999 Hz, less its runs that found
+  another process than the target";
 
 /// How the parts are run.
 pub struct Context {
@@ -198,13 +200,15 @@ fn walk(context: &Context) -> Result<Vec<Row>> {
     let all: Vec<Program> = recursions.iter().chain(&pythons).copied().collect();
     let settings = context.settings(999, 2.0, 1.0);
     let mut points: Vec<Vec<Point>> = vec![Vec::new(); all.len()];
-    let (mut bases, mut slopes) = (Vec::new(), Vec::new());
+    let (mut others, mut bases, mut slopes) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..context.rounds(5, 1) {
         let mut round = Vec::new();
+        let other = other_run(context, settings)?;
+        others.push(other);
         for (index, program) in all.iter().enumerate() {
             let running = Running::start(program, &context.scratch)?;
             let run = context.record(Tool::Ours, &running, settings);
-            if let Some(point) = run.as_ref().and_then(Point::of) {
+            if let Some(point) = run.as_ref().and_then(|run| Point::of(run, other)) {
                 points[index].push(point);
                 if index < recursions.len() {
                     round.push((point.frames, point.nanoseconds));
@@ -225,6 +229,7 @@ fn walk(context: &Context) -> Result<Vec<Row>> {
     };
     let base = super::numbers::Spread::of(&bases).map_or(0.0, |spread| spread.median);
     let mut rows = vec![
+        row("another process", "a run that takes no sample", Unit::Nanoseconds, others),
         row("recursions", "a frame (slope)", Unit::Nanoseconds, slopes),
         row("recursions", "a sample (without frames)", Unit::Nanoseconds, bases),
     ];
@@ -239,9 +244,18 @@ fn walk(context: &Context) -> Result<Vec<Row>> {
             Unit::Nanoseconds,
             figures(&|p| (p.nanoseconds - base) / p.frames),
         ));
-        rows.push(row(name, "other runs, for each sample", Unit::Count, figures(&|p| p.others)));
     }
     Ok(rows)
+}
+
+/// Nanoseconds of a run of our BPF program that finds a process which is not the target: with a
+/// target that is stopped there are no other runs.
+fn other_run(context: &Context, settings: Settings) -> Result<f64> {
+    let stopped = Running::start(&programs::RECURSION_4, &context.scratch)?;
+    stopped.pause();
+    let run = context.record(Tool::Ours, &stopped, settings).unwrap_or_default();
+    let time = run.stat("bpf_nanoseconds").unwrap_or_default();
+    Ok(time / run.stat("bpf_runs").unwrap_or_default().max(1.0))
 }
 
 /// What one recording tells of our BPF program.
@@ -251,18 +265,16 @@ struct Point {
     frames: f64,
     /// Run time of a sample.
     nanoseconds: f64,
-    /// Runs that were not of the target, for each sample. Their time counts as the sample's own.
-    others: f64,
 }
 
 impl Point {
-    fn of(run: &Run) -> Option<Self> {
-        let nanoseconds = run.stat("bpf_nanoseconds_per_sample")?;
-        let a_frame = run.stat("bpf_nanoseconds_per_frame")?;
+    /// `other` is the time of a run that takes no sample.
+    fn of(run: &Run, other: f64) -> Option<Self> {
+        let all = run.stat("bpf_nanoseconds_per_sample")?;
         let (runs, samples) = (run.stat("bpf_runs")?, run.stat("samples")?);
-        let frames = nanoseconds / a_frame;
-        let others = (runs - samples) / samples;
-        (frames.is_finite() && others.is_finite()).then_some(Self { frames, nanoseconds, others })
+        let frames = all / run.stat("bpf_nanoseconds_per_frame")?;
+        let nanoseconds = all - (runs / samples - 1.0) * other;
+        (frames.is_finite() && nanoseconds.is_finite()).then_some(Self { frames, nanoseconds })
     }
 }
 
@@ -300,8 +312,8 @@ mod tests {
             "bpf_nanoseconds_per_sample": 4500.0, "bpf_nanoseconds_per_frame": 90.0,
         });
         let run = Run { stats: Some(stats), ..Run::default() };
-        let point = Point { frames: 50.0, nanoseconds: 4500.0, others: 2.0 };
-        assert_eq!(Point::of(&run), Some(point));
-        assert_eq!(Point::of(&Run::default()), None);
+        let point = Point { frames: 50.0, nanoseconds: 4100.0 };
+        assert_eq!(Point::of(&run, 200.0), Some(point));
+        assert_eq!(Point::of(&Run::default(), 0.0), None);
     }
 }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::shell::{self, command, root};
 
@@ -164,6 +165,14 @@ impl Running {
 
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Stops it until its end.
+    pub fn pause(&self) {
+        if let Some(pid) = i32::try_from(self.pid()).ok().and_then(Pid::from_raw) {
+            // It has ended when this fails, which is as good.
+            let _ = kill_process(pid, Signal::STOP);
+        }
     }
 
     /// What it did so far.

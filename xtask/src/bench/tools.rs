@@ -75,6 +75,9 @@ impl Run {
     }
 }
 
+/// How tools end when all is well, as wait statuses: exit code 0; by SIGINT, as perf does; exit
+/// code 3, our way to say that nothing was caught.
+const ENDS: [i32; 3] = [0, 2, 3 << 8];
 /// How long a tool may take to set itself up.
 const SET_UP: Duration = Duration::from_millis(400);
 /// How long a tool may take to end. It bounds the benchmark, not the tool: with inlined calls,
@@ -113,8 +116,10 @@ pub fn record(tool: Tool, program: &Running, settings: Settings, scratch: &Path)
         run.first_sample_ms = number("start_to_first_sample_ms");
         run.stop_to_picture_ms = stopped.elapsed().as_secs_f64() * 1e3;
         run.stats = Some(stats);
-        let folded = fs::read_to_string(scratch.join("out.folded"))?;
-        run.by_function = folded_functions(&folded);
+        if run.samples > 0.0 {
+            let folded = fs::read_to_string(scratch.join("out.folded"))?;
+            run.by_function = folded_functions(&folded);
+        }
     } else {
         let script = Measured::start(&script(settings.host, scratch), scratch)?.wait()?;
         run.stop_to_picture_ms = stopped.elapsed().as_secs_f64() * 1e3;
@@ -255,8 +260,7 @@ impl Measured {
             .ok()
             .and_then(|text| cost(&text))
             .with_context(|| format!("nothing was measured of `{}`", self.shown))?;
-        // perf ends by the signal that stops it.
-        if !matches!(status, 0 | 2) {
+        if !ENDS.contains(&status) {
             let errors = fs::read_to_string(self.scratch.join("errors")).unwrap_or_default();
             bail!("`{}` failed (wait status {status}): {}", self.shown, errors.trim());
         }
