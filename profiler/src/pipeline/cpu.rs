@@ -2,7 +2,7 @@
 //! meanwhile.
 
 use std::{
-    io::{IsTerminal as _, stderr},
+    io::{self, IsTerminal as _, stderr},
     process::ExitStatus,
     sync::Arc,
     thread,
@@ -11,11 +11,13 @@ use std::{
 
 use anyhow::{Context as _, anyhow};
 use indicatif::{ProgressBar, ProgressStyle};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     runtime,
     signal::unix::{SignalKind, signal},
     sync::oneshot,
-    time::{MissedTickBehavior, interval, sleep},
+    task::JoinHandle,
+    time::{MissedTickBehavior, interval, sleep, timeout},
 };
 
 use super::{Exit, check, finish, say, stats::Stats};
@@ -43,6 +45,9 @@ use crate::{
 /// of samples at 999 Hz, or some hundred with copies of their stacks.
 const PROCESS_RING: u32 = 2 << 20;
 const HOST_RING: u32 = 4 << 20;
+
+/// How long a command that was asked to end is waited for.
+const MAX_COMMAND_WAIT: Duration = Duration::from_secs(1);
 
 /// Records and draws.
 ///
@@ -175,6 +180,7 @@ fn record(plan: &CpuPlan, prepared: Prepared, session: &Arc<Session>) -> anyhow:
             measure: plan.stats.is_some(),
         },
         threads: plan.threads,
+        prepare: command.is_none(),
         title: plan.title.clone(),
         target,
         ready: Box::new(move || {
@@ -256,16 +262,35 @@ impl Steering<'_> {
                 _ = ticks.tick() => progress.show(began.elapsed(), session.progress()),
             }
         }
+        session.stop();
         progress.clear();
-        Ok(pid.map(|pid| {
-            status.map_or_else(|| format!("the command still runs (pid {pid})"), describe)
-        }))
+        let (Some(pid), Some(ended)) = (pid, ended) else {
+            return Ok(None);
+        };
+        let said = match status {
+            Some(status) => format!("the command ended with {status}"),
+            None => end_command(pid, ended).await?,
+        };
+        Ok(Some(said))
     }
 }
 
-fn describe(status: ExitStatus) -> String {
-    // `exit status: 7`, `signal: 9 (SIGKILL)`
-    format!("the command ended with {status}")
+/// Ends a command that outlives its recording: nobody else knows of it.
+async fn end_command(
+    pid: u32,
+    ended: JoinHandle<io::Result<ExitStatus>>,
+) -> anyhow::Result<String> {
+    if let Some(pid) = Pid::from_raw(pid as i32) {
+        // When it has ended meanwhile there is nothing to end.
+        let _ = kill_process(pid, Signal::TERM);
+    }
+    match timeout(MAX_COMMAND_WAIT, ended).await {
+        Ok(status) => {
+            let status = status.context("cannot wait for the command")??;
+            Ok(format!("the recording was over first: the command was ended, with {status}"))
+        }
+        Err(_) => Ok(format!("the command still runs (pid {pid}): it ignores SIGTERM")),
+    }
 }
 
 /// The line that a terminal shows while a recording runs.

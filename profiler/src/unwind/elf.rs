@@ -17,7 +17,7 @@ use object::{
 
 use super::{MAX_SECTION, MAX_SECTIONS, MAX_SEGMENTS, MAX_TEXT, TextRange, UnwindError};
 
-const LITTLE: Endianness = Endianness::Little;
+pub const LITTLE: Endianness = Endianness::Little;
 const PAGE: u64 = profiler_ebpf::wire::TEXT_PAGE;
 
 /// An ELF file whose headers were read.
@@ -26,6 +26,7 @@ pub struct File<'a> {
     segments: &'a [ProgramHeader64<Endianness>],
     sections: &'a [SectionHeader64<Endianness>],
     names: &'a [u8],
+    entry: u64,
     /// Executable segments, sorted.
     pub text: Vec<TextRange>,
 }
@@ -58,7 +59,13 @@ impl<'a> File<'a> {
             .and_then(|index| sections.get(index as usize)?.data(LITTLE, data).ok())
             .unwrap_or_default();
         let text = text_ranges(segments, data.len() as u64)?;
-        Ok(Self { data, segments, sections, names, text })
+        let entry = header.e_entry.get(LITTLE);
+        Ok(Self { data, segments, sections, names, entry, text })
+    }
+
+    /// The address of the entry point.
+    pub fn entry(&self) -> u64 {
+        self.entry
     }
 
     /// The text range that holds an address, or the first one behind it.

@@ -12,6 +12,7 @@
 mod cfi;
 mod elf;
 mod go;
+mod roots;
 mod rows;
 mod rule;
 #[cfg(test)]
@@ -124,6 +125,10 @@ pub fn compile(elf: &[u8]) -> Result<UnwindRows, UnwindError> {
     let trampolines = trampoline::find(&file, &rows, &mut rules)?;
     if !trampolines.is_empty() {
         rows = rows::fill_gaps(&trampolines, &rows)?;
+    }
+    let roots = roots::find(&file, &rows, &mut rules)?;
+    if !roots.is_empty() {
+        rows = rows::fill_gaps(&rows, &roots)?;
     }
     rows.shrink_to_fit();
     let rules = rules.used(&mut rows);

@@ -124,6 +124,12 @@ impl Processes {
         self.processes.get(&pid)
     }
 
+    /// Whether every process that was to be followed has ended.
+    #[must_use]
+    pub fn all_ended(&self) -> bool {
+        matches!(self.interest, Interest::Only { .. }) && self.processes.is_empty()
+    }
+
     /// How many processes were ever seen.
     #[must_use]
     pub fn seen(&self) -> u64 {

@@ -139,6 +139,22 @@ impl<S: Storage> Recorder<S> {
         !self.waiting.is_empty() && self.modules.is_compiling()
     }
 
+    /// Has everything that a process has mapped compiled, and the kernel side know of it, before
+    /// its first sample.
+    pub fn prepare(&mut self, pid: u32) {
+        let regions = self.processes.get(pid).map(|process| process.regions.clone());
+        for region in regions.iter().flat_map(|regions| regions.iter()) {
+            self.modules.request(region.module);
+        }
+        self.processes.want(pid);
+    }
+
+    /// Whether rows are being compiled.
+    #[must_use]
+    pub fn is_compiling(&self) -> bool {
+        self.modules.is_compiling()
+    }
+
     /// One round: works off what was drained, as far as its order is settled at `now`
     /// (`CLOCK_MONOTONIC`, nanoseconds; `u64::MAX`: nothing more will come), and brings the
     /// kernel side's view up to date.
@@ -291,6 +307,7 @@ impl<S: Storage> Recorder<S> {
         outcome: Option<Outcome>,
     ) {
         let cause = outcome.map_or(Some(Truncation::BadTables), truncation);
+        let user = true_frames(&sample.user, cause, regions);
         let stacks = &mut self.stacks;
         let mut stack = stacks.intern([&RawFrame::Process(comm.clone())]);
         if self.threads {
@@ -302,7 +319,7 @@ impl<S: Storage> Recorder<S> {
         } else {
             self.figures.complete += 1;
         }
-        for word in sample.user.iter().rev() {
+        for word in user.iter().rev() {
             let frame = user_frame(*word, regions, &self.modules);
             stack = stacks.push(stack, &frame);
             self.figures.by_frame_pointer += u64::from(*word & FRAME_BY_POINTER != 0);
@@ -314,7 +331,7 @@ impl<S: Storage> Recorder<S> {
             };
             stack = stacks.push(stack, &RawFrame::Kernel(address));
         }
-        self.figures.frames += (sample.user.len() + sample.kernel.len()) as u64;
+        self.figures.frames += (user.len() + sample.kernel.len()) as u64;
         stacks.add(stack, 0, 1);
     }
 
@@ -352,6 +369,20 @@ pub struct Recorded {
     pub mappings: u64,
     /// Unwind rows that were installed, in all.
     pub rows: u64,
+}
+
+/// The frames without the one that a walk went astray to: a return address in no mapping.
+fn true_frames<'a>(frames: &'a [u64], cause: Option<Truncation>, regions: &Regions) -> &'a [u64] {
+    match frames {
+        [callees @ .., last]
+            if cause == Some(Truncation::UnknownMapping)
+                && !callees.is_empty()
+                && region_at(regions, code_address(*last).lookup()).is_none() =>
+        {
+            callees
+        }
+        _ => frames,
+    }
 }
 
 fn code_address(word: u64) -> CodeAddress {

@@ -46,6 +46,9 @@ use crate::{
 const ROUND: Duration = Duration::from_millis(100);
 /// How long a round waits for what woke it: until the recorder takes its order for settled.
 const SETTLE: Duration = Duration::from_millis(3);
+/// How long sampling is put off for the rows of its targets; what is not compiled by then follows
+/// while it runs.
+const MAX_PREPARE: Duration = Duration::from_millis(50);
 /// Priority of the recording thread: buffers must not run full because the host is busy.
 const NICE: i32 = -10;
 /// How long the end waits for unwind rows that are still being compiled.
@@ -57,6 +60,9 @@ pub struct EbpfSource {
     pub settings: Settings,
     /// Make the thread's name a frame.
     pub threads: bool,
+    /// Compile what the targets have mapped before sampling begins, so that no stack has to be
+    /// handed up for want of rows. Of no use for a command that has yet to begin.
+    pub prepare: bool,
     /// Heading of the picture.
     pub title: String,
     /// What is recorded, in words.
@@ -69,12 +75,12 @@ impl Source for EbpfSource {
     type Report = Report;
 
     fn record(self, session: &Session) -> anyhow::Result<(Recording, Report)> {
-        let Self { settings, threads, title, target, ready } = self;
+        let Self { settings, threads, prepare, title, target, ready } = self;
         let start = SystemTime::now();
         // Where it is refused the thread only gets its turn later.
         let _ = setpriority_process(Some(gettid()), NICE);
         raise_file_limit();
-        let mut running = Running::start(&settings, threads)?;
+        let mut running = Running::start(&settings, threads, prepare)?;
         session.set_recording();
         let began = Instant::now();
         ready();
@@ -111,7 +117,7 @@ struct Running {
 impl Running {
     /// Opens the side-band before anything is read from `/proc`, so that no process is missed
     /// between the two.
-    fn start(settings: &Settings, threads: bool) -> anyhow::Result<Self> {
+    fn start(settings: &Settings, threads: bool, prepare: bool) -> anyhow::Result<Self> {
         let cpus = aya::util::online_cpus().map_err(|(_, error)| error);
         let cpus = cpus.context("cannot tell which CPUs are online")?;
         let possible = aya::util::nr_cpus().map_err(|(_, error)| error);
@@ -124,8 +130,6 @@ impl Running {
                 engine.add_target(*pid, *children)?;
             }
         }
-        engine.attach(settings, &cpus)?;
-        let began = now();
         let compiled = Arc::new(Wake::new()?);
         let compiler = Compiler::start(Arc::clone(&compiled))?;
         let interest = interest(&settings.scope);
@@ -136,10 +140,25 @@ impl Running {
             threads,
         );
         add_running(&mut recorder, &settings.scope);
-        Ok(Self { engine, sideband, recorder, compiled, malformed: 0, began })
+        if let Scope::Processes { pids, .. } = &settings.scope
+            && prepare
+        {
+            pids.iter().for_each(|pid| recorder.prepare(*pid));
+            let deadline = Instant::now() + MAX_PREPARE;
+            while recorder.is_compiling() && Instant::now() < deadline {
+                let mut ready = [PollFd::new(&*compiled, PollFlags::IN)];
+                // An error here only means that the wait is shorter.
+                let _ = poll(&mut ready, Some(&timeout(MAX_PREPARE)));
+                compiled.clear();
+                recorder.round(Vec::new(), Vec::new(), 0);
+            }
+            recorder.round(Vec::new(), Vec::new(), 0);
+        }
+        engine.attach(settings, &cpus)?;
+        Ok(Self { engine, sideband, recorder, compiled, malformed: 0, began: now() })
     }
 
-    /// Drains until the session ends.
+    /// Drains until the session ends, or all targets have.
     fn run(&mut self, session: &Session) -> anyhow::Result<()> {
         while !session.is_stopped() {
             self.wait(session)?;
@@ -148,6 +167,9 @@ impl Running {
             let lost = self.recorder.losses().lost_total() + self.lost_samples();
             session.report(self.recorder.figures().samples, lost);
             self.engine.flush_messages();
+            if self.recorder.processes().all_ended() {
+                break;
+            }
         }
         Ok(())
     }

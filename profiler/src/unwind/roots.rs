@@ -1,0 +1,74 @@
+//! Start code without unwind information: the entry point of a file, and the functions of musl's
+//! start-up that never return, are the outermost frames of their threads.
+
+use object::{
+    Endianness,
+    elf::{STT_FUNC, Sym64},
+    pod::slice_from_all_bytes,
+};
+
+use super::{
+    RowAt, UnwindError,
+    elf::{File, LITTLE},
+    rows::Builder,
+    rule::{END, Rules},
+};
+
+/// Bytes of an entry point that has no symbol: the code that calls the first function in C is a
+/// dozen instructions (glibc, musl, dietlibc).
+const ENTRY_SIZE: u64 = 48;
+/// Functions that are entered once and never return (musl 1.2, `crt1.c`, `__libc_start_main.c`,
+/// `dlstart.c`).
+const STARTS: [&[u8]; 4] =
+    [b"_start_c", b"_dlstart_c", b"__libc_start_main", b"libc_start_main_stage2"];
+
+/// Rows that end a walk in start code, for a file whose entry point has no other rows. None: it
+/// has, so its C library has, too.
+pub fn find(file: &File<'_>, rows: &[RowAt], rules: &mut Rules) -> Result<Vec<RowAt>, UnwindError> {
+    let entry = file.entry();
+    let at = rows.partition_point(|row| row.address <= entry);
+    let covered = at.checked_sub(1).is_some_and(|before| rows[before].rule != 0);
+    if covered || file.text_from(entry).is_none_or(|text| entry < text.address) {
+        return Ok(Vec::new());
+    }
+    let mut starts = vec![(entry, entry + ENTRY_SIZE)];
+    for (symbols, names) in
+        [(b".symtab".as_slice(), b".strtab".as_slice()), (b".dynsym", b".dynstr")]
+    {
+        if let (Some((_, symbols)), Some((_, names))) = (file.section(symbols), file.section(names))
+        {
+            functions(symbols, names, &mut starts);
+        }
+    }
+    starts.sort_unstable();
+    let end = rules.number(&END);
+    let mut found = Builder::default();
+    let mut reached = 0;
+    for (start, stop) in starts {
+        if start.max(reached) < stop {
+            found.push(start.max(reached), end)?;
+            found.push(stop, 0)?;
+            reached = stop;
+        }
+    }
+    Ok(found.finish())
+}
+
+/// The address ranges of the [`STARTS`] in a symbol table.
+fn functions(symbols: &[u8], names: &[u8], starts: &mut Vec<(u64, u64)>) {
+    let whole = symbols.len() - symbols.len() % size_of::<Sym64<Endianness>>();
+    let Ok(symbols) = slice_from_all_bytes::<Sym64<Endianness>>(&symbols[..whole]) else {
+        return;
+    };
+    for symbol in symbols.iter().filter(|symbol| symbol.st_type() == STT_FUNC) {
+        let name = names.get(symbol.st_name.get(LITTLE) as usize..).unwrap_or_default();
+        let is_start =
+            |start: &&[u8]| name.strip_prefix(*start).is_some_and(|rest| rest.first() == Some(&0));
+        let (address, size) = (symbol.st_value.get(LITTLE), symbol.st_size.get(LITTLE));
+        if STARTS.iter().any(is_start)
+            && let Some(end) = address.checked_add(size)
+        {
+            starts.push((address, end));
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Code of managed runtimes and code made at run time.
+
+use std::{fs, path::PathBuf, process::Command, thread, time::Duration};
+
+use crate::{
+    require,
+    support::{Build, Path, Stacks, Stage, Target, compile, programs, root, scratch, tool},
+};
+
+/// A perf map that a target leaves behind.
+struct Map(PathBuf);
+
+impl Map {
+    fn of(target: &Target) -> Self {
+        Self(format!("/tmp/perf-{}.map", target.pid()).into())
+    }
+}
+
+impl Drop for Map {
+    fn drop(&mut self) {
+        // It is not there when the target could not write it.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// The frames from `root` to the leaf, of most stacks.
+#[track_caller]
+fn mostly(stacks: &Stacks, names: &[&str], share: f64) {
+    let with = stacks.filter(|stack| {
+        let mut rest = stack.frames.iter();
+        names.iter().all(|name| rest.any(|frame| frame.name.contains(name)))
+    });
+    let found = with.total() as f64 / stacks.total() as f64;
+    assert!(found >= share, "{names:?} in {found}:\n{stacks}");
+}
+
+#[test]
+fn go() {
+    require!(root(), tool("go"));
+    let cache = scratch().join("go-cache");
+    fs::create_dir_all(&cache).unwrap();
+    let ways = [
+        ("go-plain", "-trimpath"),
+        ("go-stripped", "-ldflags=-s -w"),
+        ("go-pie", "-buildmode=pie"),
+    ];
+    for (name, flag) in ways {
+        let build = Build::go(name, "work.go", &[flag]);
+        let program = build.env("GOCACHE", cache.to_str().unwrap()).env("CGO_ENABLED", "0").build();
+        let stage = Stage::take();
+        let target = stage.run(program);
+        let stacks = stage.record(&[&target], 1.5).stacks;
+        eprintln!("{name}:");
+        let work = stacks.at_least(300).complete().filter(|stack| stack.has("main.burn"));
+        assert!(work.total() as f64 > 0.95 * stacks.total() as f64, "{stacks}");
+        let first =
+            Path::new("runtime.goexit runtime.main main.main main.outer main.inner main.burn");
+        let second =
+            Path::of(&["runtime.goexit", "main.background", "main.(*worker).work", "main.burn"]);
+        work.rooted(&["runtime.goexit"]);
+        // What preempts a goroutine runs on top of it.
+        let plain = work.filter(|stack| stack.user().last() == Some(&"main.burn"));
+        plain.paths("runtime.goexit", &[first, second]);
+        let share = plain.share("main.outer");
+        assert!((0.3..0.7).contains(&share), "{share}:\n{stacks}");
+    }
+}
+
+#[test]
+fn node_with_a_perf_map() {
+    require!(root(), tool("node"));
+    let stage = Stage::take();
+    let mut command = Command::new("node");
+    command.args(["--perf-basic-prof", "--interpreted-frames-native-stack", "--no-turbo-inlining"]);
+    let target = stage.start(command.arg(programs().join("work.js")));
+    let _map = Map::of(&target);
+    let stacks = stage.record(&[&target], 1.5).stacks;
+    let stacks = stacks.filter(|stack| stack.has("_start") || stack.frames.len() > 8);
+    stacks.at_least(200).complete();
+    mostly(&stacks, &["_start", "main", "node::Start", "burn"], 0.9);
+    mostly(&stacks, &["node::Start", "outer", "inner", "burn"], 0.4);
+}
+
+#[test]
+fn java_with_a_perf_map_written_during_the_run() {
+    require!(root(), tool("java"), tool("javac"), tool("jcmd"));
+    let classes = scratch().join("java");
+    fs::create_dir_all(&classes).unwrap();
+    let source = programs().join("Work.java");
+    compile::run("javac", &["-d".as_ref(), classes.as_ref(), source.as_ref()], &classes);
+    let stage = Stage::take();
+    let mut command = Command::new("java");
+    command.args(["-XX:+PreserveFramePointer", "-XX:-Inline", "-XX:+UseSerialGC", "-cp"]);
+    let target = stage.start(command.arg(&classes).arg("Work"));
+    let _map = Map::of(&target);
+    let pid = target.pid().to_string();
+    let recorded = thread::scope(|scope| {
+        scope.spawn(|| {
+            // In mid-recording.
+            thread::sleep(Duration::from_millis(1200));
+            compile::run("jcmd", &[pid.as_ref(), "Compiler.perfmap".as_ref()], &classes);
+        });
+        stage.cpu(&["--pid", &pid, "-F", "499", "-d", "3"]).stacks
+    });
+    let stacks =
+        recorded.filter(|stack| stack.frames.iter().any(|frame| frame.name.contains("burn")));
+    stacks.at_least(200).complete();
+    assert!(stacks.total() as f64 > 0.8 * recorded.total() as f64, "{recorded}");
+    mostly(&stacks, &["JavaMain", "outer", "inner", "burn"], 0.95);
+}
+
+#[test]
+fn code_made_at_run_time_by_its_map() {
+    require!(root(), tool("gcc"));
+    let program = Build::new("gcc", "jit", "jit.c").flags("-O2").build();
+    let stage = Stage::take();
+    let target = stage.run(&program);
+    let _map = Map::of(&target);
+    let stacks = stage.record(&[&target], 1.0).stacks;
+    stacks.at_least(200).complete().rooted(&["_start"]);
+    let path = Path::of(&["main", "enters", "made at run time", "called_back", "burn"]).share(1.0);
+    stacks.paths("main", &[path]);
+    let kinds = stacks.0.iter().flat_map(|stack| &stack.frames);
+    assert!(kinds.filter(|frame| frame.name == "made at run time").all(|frame| frame.kind == 'j'));
+    drop(target);
+
+    // The same without a map: no name, no loss.
+    let target = stage.start(Command::new(program).arg("no map"));
+    let recorded = stage.record(&[&target], 1.0);
+    let stacks = &recorded.stacks;
+    stacks.at_least(200).complete().rooted(&["_start"]);
+    for stack in stacks.filter(|stack| stack.has("called_back")).0 {
+        let user = stack.user();
+        let at = user.iter().position(|name| *name == "enters").unwrap();
+        assert_eq!(user[at + 2], "called_back", "{user:?}");
+        assert!(user[at + 1].starts_with('['), "{user:?}");
+    }
+    assert!(recorded.stats["frames_by_pointer"].as_u64().unwrap() > 100, "{}", recorded.stats);
+}
+
+#[test]
+fn a_map_that_belongs_to_another_user_is_refused() {
+    require!(root(), tool("gcc"), tool("chown"));
+    let program = Build::new("gcc", "jit", "jit.c").flags("-O2").build();
+    let stage = Stage::take();
+    let target = stage.run(program);
+    let map = Map::of(&target);
+    compile::run("chown", &["65534".as_ref(), map.0.as_ref()], &scratch());
+    let stacks = stage.record(&[&target], 0.7).stacks;
+    stacks.at_least(100).complete();
+    assert!(!stacks.to_string().contains("made at run time"), "{stacks}");
+}

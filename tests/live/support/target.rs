@@ -1,0 +1,48 @@
+//! Programs that are recorded.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _},
+    process::{Child, ChildStdout, Command, Stdio},
+};
+
+/// A running program, killed when this is dropped.
+#[derive(Debug)]
+pub struct Target {
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Target {
+    /// Starts a program and waits until it says `ready`.
+    ///
+    /// # Panics
+    /// When it cannot run or never says so.
+    pub fn start(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut target = Self { child, stdout };
+        let line = target.line();
+        assert!(line.starts_with("ready"), "{command:?} said {line:?}");
+        target
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The next line that it says; empty at the end.
+    pub fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.stdout.by_ref().take(4096).read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        // An error here means that it has ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

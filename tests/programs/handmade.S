@@ -1,0 +1,62 @@
+# Hand-written functions: with call-frame information, and without it but with a frame pointer.
+        .text
+        .globl with_cfi
+        .type with_cfi, @function
+with_cfi:
+        .cfi_startproc
+        push %rbx
+        .cfi_adjust_cfa_offset 8
+        .cfi_rel_offset %rbx, 0
+        sub $4096, %rsp
+        .cfi_adjust_cfa_offset 4096
+        call burn
+        add $4096, %rsp
+        .cfi_adjust_cfa_offset -4096
+        pop %rbx
+        .cfi_adjust_cfa_offset -8
+        .cfi_restore %rbx
+        ret
+        .cfi_endproc
+        .size with_cfi, .-with_cfi
+
+# Pushes in a loop, without a frame pointer; the CFA is kept in another register.
+        .globl pushes_in_loop
+        .type pushes_in_loop, @function
+pushes_in_loop:
+        .cfi_startproc
+        push %rbx
+        .cfi_adjust_cfa_offset 8
+        .cfi_rel_offset %rbx, 0
+        push %rbp
+        .cfi_adjust_cfa_offset 8
+        .cfi_rel_offset %rbp, 0
+        mov %rsp, %rbp
+        .cfi_def_cfa %rbp, 24
+        mov $20, %ecx
+1:      push %rcx
+        dec %ecx
+        jnz 1b
+        call burn
+        mov %rbp, %rsp
+        .cfi_def_cfa %rsp, 24
+        pop %rbp
+        .cfi_adjust_cfa_offset -8
+        .cfi_restore %rbp
+        pop %rbx
+        .cfi_adjust_cfa_offset -8
+        .cfi_restore %rbx
+        ret
+        .cfi_endproc
+        .size pushes_in_loop, .-pushes_in_loop
+
+        .globl without_cfi
+        .type without_cfi, @function
+without_cfi:
+        push %rbp
+        mov %rsp, %rbp
+        sub $256, %rsp
+        call burn
+        leave
+        ret
+        .size without_cfi, .-without_cfi
+        .section .note.GNU-stack,"",@progbits
