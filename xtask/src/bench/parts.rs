@@ -85,7 +85,7 @@ fn values(runs: &[Vec<Run>; 3], figure: impl Fn(&Run) -> Option<f64>) -> Values 
 fn cost(context: &Context) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for frequency in [99, 999] {
-        let settings = context.settings(frequency, 3.0, 1.0);
+        let settings = context.settings(frequency, 2.5, 1.0);
         rows.extend(costs(context, "cost", settings)?);
     }
     Ok(rows)
@@ -101,7 +101,7 @@ fn costs(context: &Context, part: &'static str, settings: Settings) -> Result<Ve
     let program = programs::RECURSION_45;
     let mut runs: [Vec<Run>; 3] = Default::default();
     let mut slowdowns: Values = Default::default();
-    for _ in 0..context.rounds(5, 1) {
+    for _ in 0..context.rounds(if settings.host { 3 } else { 4 }, 1) {
         // One process for a round: where its code lies decides its speed too.
         let running = Running::start(&program, &context.scratch)?;
         let alone = tools::alone(&running, settings.window)?;
@@ -138,7 +138,7 @@ fn costs(context: &Context, part: &'static str, settings: Settings) -> Result<Ve
 
 /// Stacks that reach their root, program by program.
 fn complete(context: &Context) -> Result<Vec<Row>> {
-    let settings = context.settings(499, 1.5, 0.5);
+    let settings = context.settings(499, 0.8, 0.5);
     let mut rows = Vec::new();
     for program in programs::ALL {
         let mut runs: [Vec<Run>; 3] = Default::default();
@@ -201,7 +201,7 @@ fn walk(context: &Context) -> Result<Vec<Row>> {
     let settings = context.settings(999, 2.0, 1.0);
     let mut points: Vec<Vec<Point>> = vec![Vec::new(); all.len()];
     let (mut others, mut bases, mut slopes) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..context.rounds(5, 1) {
+    for _ in 0..context.rounds(4, 1) {
         let mut round = Vec::new();
         let other = other_run(context, settings)?;
         others.push(other);
