@@ -1,5 +1,6 @@
 //! Developer commands of this workspace, run as `cargo xtask COMMAND`.
 
+mod bench;
 mod object;
 mod shell;
 mod test;
@@ -34,6 +35,11 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Measure what recording costs and gives, beside other tools
+    Bench {
+        #[command(subcommand)]
+        bench: bench::Bench,
+    },
     /// Check the house style
     Tidy,
     /// Write the golden files anew from what the program prints now
@@ -59,6 +65,7 @@ fn run(command: Command) -> Result<()> {
         Command::Test { only, list: false } => test::run(&only),
         Command::BuildEbpf { check: false } => object::rebuild(),
         Command::BuildEbpf { check: true } => object::check(),
+        Command::Bench { bench } => bench::run(&bench),
         Command::Tidy => tidy::run(),
         Command::Bless => bless(),
     }
