@@ -15,6 +15,7 @@ mod go;
 mod roots;
 mod rows;
 mod rule;
+mod stubs;
 #[cfg(test)]
 mod tests;
 mod trampoline;
@@ -125,6 +126,10 @@ pub fn compile(elf: &[u8]) -> Result<UnwindRows, UnwindError> {
     let trampolines = trampoline::find(&file, &rows, &mut rules)?;
     if !trampolines.is_empty() {
         rows = rows::fill_gaps(&trampolines, &rows)?;
+    }
+    let stubs = stubs::find(&file, &rows, &mut rules)?;
+    if !stubs.is_empty() {
+        rows = rows::fill_gaps(&rows, &stubs)?;
     }
     let roots = roots::find(&file, &rows, &mut rules)?;
     if !roots.is_empty() {

@@ -21,6 +21,10 @@ pub mod tables;
 
 use serde::Serialize;
 
+/// Priority (`nice`) of the threads that record: buffers must not run full, and samples not wait,
+/// because the host is busy.
+const NICE: i32 = -10;
+
 /// Which processes are sampled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {

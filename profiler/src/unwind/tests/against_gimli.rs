@@ -169,9 +169,7 @@ fn compare(elf: &[u8], samples: u64) -> Option<Tally> {
             }
             let registers = registers(address);
             let Some(expected) = oracle.caller(&registers) else {
-                // Signal trampolines without an FDE are known by their instructions.
-                let rule = rule_at(&compiled, address);
-                assert_eq!(rule.cfa, profiler_ebpf::wire::cfa::NONE, "{address:#x}: {rule:?}");
+                // What is known there comes from elsewhere: start code, stubs, trampolines.
                 tally.gaps += 1;
                 continue;
             };

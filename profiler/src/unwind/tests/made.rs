@@ -67,7 +67,7 @@ impl Made {
         let mut header = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
         header.extend([2u16, 62].map(u16::to_le_bytes).concat());
         header.extend(1u32.to_le_bytes());
-        header.extend([TEXT, 64, table_at].map(u64::to_le_bytes).concat());
+        header.extend([0, 64, table_at].map(u64::to_le_bytes).concat());
         header.extend(0u32.to_le_bytes());
         let words = [64, 56, self.segments.len() as u16, 64, count, count - 1];
         header.extend(words.map(u16::to_le_bytes).concat());

@@ -28,7 +28,7 @@ use crate::{
     source::{
         Source,
         native::{
-            Report, Scope,
+            NICE, Report, Scope,
             compile::Compiler,
             modules::Modules,
             processes::{Interest, NewMapping, Processes},
@@ -49,8 +49,6 @@ const SETTLE: Duration = Duration::from_millis(3);
 /// How long sampling is put off for the rows of its targets; what is not compiled by then follows
 /// while it runs.
 const MAX_PREPARE: Duration = Duration::from_millis(50);
-/// Priority of the recording thread: buffers must not run full because the host is busy.
-const NICE: i32 = -10;
 /// How long the end waits for unwind rows that are still being compiled.
 const MAX_COMPILE_WAIT: Duration = Duration::from_secs(5);
 
