@@ -9,13 +9,23 @@ use crate::shell::{cargo, command, output, run, succeeds};
 const PACKAGES: &[(&str, &str)] = &[
     ("binutils", "readelf, objcopy and strip for the test programs' debug files"),
     ("clang", "test programs as clang lays them out"),
+    ("dwz", "test programs with supplementary debug files"),
     ("g++", "test programs in C++"),
     ("gcc", "test programs in C, and the linker that Rust uses"),
     ("libc6-dev", "headers and static libraries for the test programs"),
     ("linux-perf", "the peer that results are compared with"),
     ("lld", "test programs as lld lays them out"),
+    ("llvm", "llvm-dwp, for test programs with packages of debug files"),
     ("mold", "test programs as mold lays them out"),
     ("musl-tools", "static test programs with musl"),
+];
+
+/// Runtimes that are as often installed otherwise: the command that shows it, the package, and
+/// what it is for.
+const RUNTIMES: &[(&str, &str, &str)] = &[
+    ("go", "golang-go", "test programs in Go"),
+    ("javac", "default-jdk-headless", "a test program in Java"),
+    ("node", "nodejs", "a test program in JavaScript"),
 ];
 
 /// Parts of the Rust toolchain, by rustup's name and what cargo calls them.
@@ -37,9 +47,14 @@ pub fn install() -> Result<Outcome> {
             names(PACKAGES).join(" ")
         )));
     }
-    let missing: Vec<_> = PACKAGES.iter().filter(|row| !is_installed(row.0)).copied().collect();
+    let mut missing: Vec<_> = PACKAGES.iter().filter(|row| !is_installed(row.0)).copied().collect();
+    for (program, package, reason) in RUNTIMES {
+        if !is_on_path(program) {
+            missing.push((package, reason));
+        }
+    }
     if missing.is_empty() {
-        println!("{} packages are installed", PACKAGES.len());
+        println!("{} packages are installed", PACKAGES.len() + RUNTIMES.len());
         return Ok(Outcome::Passed);
     }
     for (name, reason) in &missing {
@@ -68,6 +83,11 @@ fn apt() -> std::process::Command {
     // Another installation may be running on a machine that was just started.
     apt.args(["-o", "DPkg::Lock::Timeout=120"]).env("DEBIAN_FRONTEND", "noninteractive");
     apt
+}
+
+fn is_on_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }
 
 fn is_installed(package: &str) -> bool {
