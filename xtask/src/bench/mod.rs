@@ -28,7 +28,7 @@ pub enum Bench {
 /// How it is measured.
 #[derive(Args, Default)]
 pub struct Options {
-    /// Fewer and shorter rounds: two minutes instead of eight
+    /// Fewer and shorter rounds: two minutes instead of six to eight
     #[arg(long)]
     pub quick: bool,
     /// Only these parts: cost, complete, shares, walk, host

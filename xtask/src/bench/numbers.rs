@@ -54,9 +54,13 @@ impl Spread {
     }
 
     /// `median [min–max]`; one number when there was one measurement.
-    fn show(self) -> String {
+    fn show(self, unit: Unit) -> String {
         let Self { min, median, max } = self;
-        let digits = digits(max.abs().max(min.abs()));
+        let digits = match unit {
+            // 99.96 is not 100.
+            Unit::Percent => 2,
+            _ => digits(max.abs().max(min.abs())),
+        };
         if min == max {
             return format!("{median:.digits$}");
         }
@@ -121,8 +125,9 @@ impl Row {
                 unit => format!("{}, {unit}", self.figure),
             },
         ];
-        let show = |values| Spread::of(values).map_or_else(|| "–".to_owned(), Spread::show);
-        cells.extend(self.values.iter().map(|values| show(values)));
+        let show = |spread: Spread| spread.show(self.unit);
+        let values = self.values.iter().map(|values| Spread::of(values));
+        cells.extend(values.map(|spread| spread.map_or_else(|| "–".to_owned(), show)));
         // Slowdowns and errors lie around nothing: a ratio of two of them is noise.
         let has_ratio = !matches!(self.unit, Unit::Percent | Unit::Points);
         for tool in [1, 2] {
@@ -193,10 +198,12 @@ mod tests {
 
     #[test]
     fn a_spread_shows_as_many_digits_as_it_is_worth() {
-        assert_eq!(Spread::of(&[1.0]).unwrap().show(), "1.00");
-        assert_eq!(Spread::of(&[1.0, 12.0]).unwrap().show(), "6.5 [1.0–12.0]");
-        assert_eq!(Spread::of(&[-0.5, 0.25, 0.5]).unwrap().show(), "0.25 [-0.50–0.50]");
-        assert_eq!(Spread::of(&[123.4]).unwrap().show(), "123");
+        let show = |values: &[f64], unit| Spread::of(values).unwrap().show(unit);
+        assert_eq!(show(&[1.0], Unit::Count), "1.00");
+        assert_eq!(show(&[1.0, 12.0], Unit::Count), "6.5 [1.0–12.0]");
+        assert_eq!(show(&[-0.5, 0.25, 0.5], Unit::Points), "0.25 [-0.50–0.50]");
+        assert_eq!(show(&[123.4], Unit::Milliseconds), "123");
+        assert_eq!(show(&[99.961], Unit::Percent), "99.96");
     }
 
     #[test]
