@@ -83,11 +83,6 @@ impl Walk {
             return Outcome::BadTables;
         };
         if number == 0 {
-            // A return address that was planted, not pushed by a call: the first frame of a
-            // context that makecontext(3) or the like has made.
-            if !exact && self.rule_number(env, self.registers.ip).unwrap_or(0) != 0 {
-                return Outcome::Complete;
-            }
             return self.step_by_pointer(env);
         }
         let Some(rule) = env.rule(number) else {
@@ -98,6 +93,8 @@ impl Walk {
             cfa::END => Outcome::Complete,
             cfa::SIGNAL => self.step_signal(env, &rule),
             cfa::NONE => self.step_by_pointer(env),
+            cfa::PADDING if !exact => Outcome::Complete,
+            cfa::PADDING => self.step_by_pointer(env),
             _ => self.step_by_rule(env, &rule),
         }
     }

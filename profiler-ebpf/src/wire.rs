@@ -94,6 +94,10 @@ pub mod cfa {
     /// `bp + cfa_offset`, on another stack: the function was called there and moved to this one
     /// (Go's `systemstack`).
     pub const BP_SWITCH: u8 = 10;
+    /// The bytes between two functions. No call is there to return from: a return address behind
+    /// them was planted, and its frame is the outermost (makecontext(3) plants the first address
+    /// of a function).
+    pub const PADDING: u8 = 11;
 }
 
 /// Where a register of the caller was saved ([`Rule::fp`], [`Rule::ra`]).

@@ -135,6 +135,7 @@ pub fn compile(elf: &[u8]) -> Result<UnwindRows, UnwindError> {
     if !roots.is_empty() {
         rows = rows::fill_gaps(&rows, &roots)?;
     }
+    stubs::mark_padding(&mut rows, &mut rules);
     rows.shrink_to_fit();
     let rules = rules.used(&mut rows);
     Ok(UnwindRows { text: file.text, rules, rows, skipped })

@@ -25,6 +25,9 @@ const ENDBR: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
 /// purpose, and has the child's begin behind it: the hole is as long as the call.
 const MAX_HOLE: u64 = 32;
 
+/// The most bytes between two functions that are aligned to 16.
+const MAX_PADDING: u64 = 15;
+
 /// Rows for such code; they count where there are no others.
 pub fn find(file: &File<'_>, rows: &[RowAt], rules: &mut Rules) -> Result<Vec<RowAt>, UnwindError> {
     let mut ranges: Vec<(u64, u64, Rule)> = Vec::new();
@@ -54,6 +57,19 @@ pub fn find(file: &File<'_>, rows: &[RowAt], rules: &mut Rules) -> Result<Vec<Ro
     }
     let holes = holes(rows, rules)?;
     super::rows::fill_gaps(&holes, &found.finish())
+}
+
+/// Tells the holes between functions, no longer than an alignment makes them, from code without
+/// unwind information.
+pub fn mark_padding(rows: &mut [RowAt], rules: &mut Rules) {
+    let padding = rules.number(&Rule { cfa: cfa::PADDING, ..Rule::NONE });
+    for at in 1..rows.len().saturating_sub(1) {
+        let [before, hole, after] = [rows[at - 1], rows[at], rows[at + 1]];
+        let short = after.address - hole.address <= MAX_PADDING;
+        if short && before.rule != 0 && hole.rule == 0 && after.rule != 0 {
+            rows[at].rule = padding;
+        }
+    }
 }
 
 /// `rsp + offset` is the CFA, below which the return address lies.

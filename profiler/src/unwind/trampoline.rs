@@ -15,6 +15,11 @@ const SYSCALL: [u8; 2] = [0x0f, 0x05];
 /// signal handlers by one of these and a system call.
 const NUMBER: [&[u8]; 2] = [&[0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0], &[0xb8, 0x0f, 0, 0, 0]];
 
+/// Bytes of a trampoline: shorter holes need no look.
+const MIN_HOLE: u64 = 7;
+/// Longer ones are no C library's, and looking at them would read them in from the disk.
+const MAX_HOLE: u64 = 4 << 20;
+
 /// The rule of a trampoline: its stack pointer points to a `ucontext`, in which rbp, rsp and rip
 /// were saved at these offsets (Linux, `arch/x86/include/uapi/asm/sigcontext.h`).
 pub fn signal_frame() -> Rule {
@@ -31,7 +36,7 @@ pub fn find(file: &File<'_>, rows: &[RowAt], rules: &mut Rules) -> Result<Vec<Ro
         let mut rule = at.checked_sub(1).map_or(0, |before| rows[before].rule);
         while address < end {
             let next = rows.get(at).map_or(end, |row| row.address.min(end));
-            if rule == 0 {
+            if rule == 0 && (MIN_HOLE..MAX_HOLE).contains(&(next - address)) {
                 scan(file, address, next, rules, &mut found)?;
             }
             address = next;

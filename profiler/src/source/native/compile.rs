@@ -8,9 +8,7 @@ use std::{
     thread,
 };
 
-use rustix::{process::setpriority_process, thread::gettid};
-
-use super::{NICE, open};
+use super::{hurry, open};
 use crate::{
     model::{
         frame::ModuleId,
@@ -45,8 +43,7 @@ impl Compiler {
         let (requests, incoming) = mpsc::channel::<(ModuleId, Arc<Module>)>();
         let (outgoing, results) = mpsc::channel();
         thread::Builder::new().name("unwind-rows".to_owned()).spawn(move || {
-            // Samples wait for the rows. Where it is refused they wait longer.
-            let _ = setpriority_process(Some(gettid()), NICE);
+            hurry();
             for (number, module) in incoming {
                 let rows = compile(&module);
                 if outgoing.send(Compiled { number, rows }).is_err() {

@@ -19,11 +19,23 @@ pub mod samples;
 pub mod sideband;
 pub mod tables;
 
+use rustix::{
+    process::{getpriority_process, setpriority_process},
+    thread::gettid,
+};
 use serde::Serialize;
 
 /// Priority (`nice`) of the threads that record: buffers must not run full, and samples not wait,
 /// because the host is busy.
 const NICE: i32 = -10;
+
+/// Raises the calling thread's priority to [`NICE`], if it is lower. Where that is refused the
+/// thread gets its turn later.
+fn hurry() {
+    if getpriority_process(None).is_ok_and(|nice| nice > NICE) {
+        let _ = setpriority_process(Some(gettid()), NICE);
+    }
+}
 
 /// Which processes are sampled.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,8 +10,7 @@ use anyhow::Context as _;
 use profiler_ebpf::wire::{Counter, Row};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    process::{Resource, Rlimit, getrlimit, setpriority_process, setrlimit},
-    thread::gettid,
+    process::{Resource, Rlimit, getrlimit, setrlimit},
     time::{ClockId, clock_gettime},
 };
 
@@ -28,8 +27,9 @@ use crate::{
     source::{
         Source,
         native::{
-            NICE, Report, Scope,
+            Report, Scope,
             compile::Compiler,
+            hurry,
             modules::Modules,
             processes::{Interest, NewMapping, Processes},
             recorder::Recorder,
@@ -75,8 +75,7 @@ impl Source for EbpfSource {
     fn record(self, session: &Session) -> anyhow::Result<(Recording, Report)> {
         let Self { settings, threads, prepare, title, target, ready } = self;
         let start = SystemTime::now();
-        // Where it is refused the thread only gets its turn later.
-        let _ = setpriority_process(Some(gettid()), NICE);
+        hurry();
         raise_file_limit();
         let mut running = Running::start(&settings, threads, prepare)?;
         session.set_recording();
