@@ -1,6 +1,6 @@
 //! Taking one sample: who runs, its kernel stack, its user stack, and the record.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, hint::black_box};
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -62,6 +62,9 @@ const PF_IO_WORKER: u32 = 0x10;
 const PF_USER_WORKER: u32 = 0x4000;
 /// Code segment selector of 32-bit user code (`__USER32_CS`).
 const USER32_CS: u64 = 0x23;
+/// A power of two that is not less than the words of frames in a payload.
+const FRAME_ROOM: usize = (MAX_KERNEL_FRAMES + 1 + MAX_USER_FRAMES).next_power_of_two();
+const _: () = assert!(FRAME_ROOM <= PAYLOAD_WORDS);
 /// Most bytes copied from the stack at once.
 const COPY_CHUNK: u64 = 4096;
 
@@ -80,13 +83,33 @@ pub fn take(ctx: &PerfEventContext) {
         count(Counter::NoScratch, 1);
         return;
     };
-    // SAFETY: the scratch space of this CPU; perf does not run a second program meanwhile.
+    // SAFETY: the scratch space of this CPU; perf does not run a second program meanwhile. The
+    // callback of bpf_loop uses it, too, so no reference lives across that call.
+    if begin(ctx, unsafe { &mut *scratch }, [pid, ids as u32, cpu]) {
+        let mut context = cpu;
+        // SAFETY: the callback has the signature that bpf_loop wants, and looks its state up.
+        unsafe {
+            bpf_loop(MAX_USER_FRAMES as u32, step as *mut c_void, (&raw mut context).cast(), 0);
+        }
+    }
+    // SAFETY: as above.
     let scratch = unsafe { &mut *scratch };
+    if scratch.outcome == Outcome::UnknownMapping as u32
+        || scratch.outcome == Outcome::RowsPending as u32
+    {
+        hand_up(scratch);
+    }
+    send(scratch);
+}
+
+/// Fills the header and the kernel stack in and sets the walk up; whether there is one to do.
+#[inline(always)]
+fn begin(ctx: &PerfEventContext, scratch: &mut Scratch, [pid, tid, cpu]: [u32; 3]) -> bool {
     let header = &mut scratch.header;
     // SAFETY: helper without preconditions.
     header.time = unsafe { bpf_ktime_get_ns() };
     header.pid = pid;
-    header.tid = ids as u32;
+    header.tid = tid;
     header.cpu = cpu;
     header.copy_bytes = 0;
     header.reserved = 0;
@@ -94,12 +117,11 @@ pub fn take(ctx: &PerfEventContext) {
     unsafe { bpf_get_current_comm(header.comm.as_mut_ptr().cast(), 16) };
     let kernel_frames = if config::kernel_stacks() { kernel_stack(ctx, scratch) } else { 0 };
     scratch.header.kernel_frames = kernel_frames;
-    scratch.next = kernel_frames;
+    // The compiler knows how many they can be and leaves out all checks; the verifier of 6.1 does
+    // not.
+    scratch.next = black_box(kernel_frames);
     scratch.outcome = Outcome::NoUserStack as u32;
-    if config::user_stacks() {
-        user_stack(scratch, cpu);
-    }
-    send(scratch);
+    config::user_stacks() && begin_walk(scratch)
 }
 
 /// Puts the kernel stack into the payload; gives the number of its frames.
@@ -123,13 +145,13 @@ fn kernel_stack(ctx: &PerfEventContext, scratch: &mut Scratch) -> u32 {
     if bytes > 0 && bytes <= (MAX_KERNEL_FRAMES * 8) as i64 { (bytes >> 3) as u32 } else { 0 }
 }
 
-/// Walks the user stack of the current task.
+/// Sets up the walk of the current task's user stack; whether there is one to walk.
 #[inline(always)]
-fn user_stack(scratch: &mut Scratch, cpu: u32) {
+fn begin_walk(scratch: &mut Scratch) -> bool {
     // SAFETY: helper without preconditions.
     let task = unsafe { bpf_get_current_task_btf() };
     if !has_user_stack(task.cast()) {
-        return;
+        return false;
     }
     let mut regs = core::mem::MaybeUninit::<PtRegs>::uninit();
     // SAFETY: the helper gives the registers that the task entered the kernel with; the read
@@ -143,13 +165,13 @@ fn user_stack(scratch: &mut Scratch, cpu: u32) {
         ) != 0
         {
             scratch.outcome = Outcome::UnreadableStack as u32;
-            return;
+            return false;
         }
         regs.assume_init_ref()
     };
     if regs.cs == USER32_CS {
         scratch.outcome = Outcome::Compat as u32;
-        return;
+        return false;
     }
     // SAFETY: the value is copied at once.
     let mappings = unsafe { PROCESSES.get(scratch.header.pid) }
@@ -159,16 +181,7 @@ fn user_stack(scratch: &mut Scratch, cpu: u32) {
     scratch.window_start = u64::MAX;
     scratch.outcome = Outcome::Walking as u32;
     push_frame(scratch);
-    let mut context = cpu;
-    // SAFETY: the callback has the signature that bpf_loop wants, and looks its state up itself.
-    unsafe {
-        bpf_loop(MAX_USER_FRAMES as u32, step as *mut c_void, (&raw mut context).cast(), 0);
-    }
-    if scratch.outcome == Outcome::UnknownMapping as u32
-        || scratch.outcome == Outcome::RowsPending as u32
-    {
-        hand_up(scratch);
-    }
+    true
 }
 
 /// Whether the registers that the current task entered the kernel with belong to memory that it
@@ -205,7 +218,7 @@ fn registers(regs: &PtRegs) -> Registers {
 /// Records the frame that the walk stands at.
 #[inline(always)]
 fn push_frame(scratch: &mut Scratch) {
-    let next = scratch.next as usize;
+    let next = scratch.next as usize & (FRAME_ROOM - 1);
     if next < MAX_KERNEL_FRAMES + 1 + MAX_USER_FRAMES {
         scratch.words[next] = scratch.walk.frame();
         scratch.next = next as u32 + 1;
@@ -220,15 +233,16 @@ extern "C" fn step(index: u32, cpu: *mut u32) -> i64 {
         return 1;
     };
     let mut env = KernelEnv { scratch };
-    // SAFETY: the scratch space of this CPU.
+    // SAFETY: the scratch space of this CPU. The walk and what `env` uses of it do not overlap.
+    let outcome = unsafe { (*scratch).walk.step(&mut env) };
+    // SAFETY: as above, and `env` is not used any more.
     let scratch = unsafe { &mut *scratch };
-    if index >= MAX_USER_FRAMES as u32 - 1 {
-        scratch.outcome = Outcome::TooDeep as u32;
-        return 1;
-    }
-    let outcome = scratch.walk.step(&mut env);
     if outcome as u32 != Outcome::Walking as u32 {
         scratch.outcome = outcome as u32;
+        return 1;
+    }
+    if index >= MAX_USER_FRAMES as u32 - 2 {
+        scratch.outcome = Outcome::TooDeep as u32;
         return 1;
     }
     push_frame(scratch);

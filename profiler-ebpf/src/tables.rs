@@ -50,33 +50,34 @@ impl Env for KernelEnv {
 
     #[inline(always)]
     fn word(&mut self, address: u64) -> Option<u64> {
-        // SAFETY: the scratch space of this CPU, which nothing else uses meanwhile.
-        let scratch = unsafe { &mut *self.scratch };
-        let offset = address.wrapping_sub(scratch.window_start);
+        // SAFETY: a field of the scratch space of this CPU; no reference to it lives.
+        let start = unsafe { (*self.scratch).window_start };
+        let offset = address.wrapping_sub(start);
         if offset <= ((WINDOW_WORDS - 1) * 8) as u64 && offset & 7 == 0 {
-            return Some(scratch.window[(offset >> 3) as usize & (WINDOW_WORDS - 1)]);
+            // SAFETY: as above.
+            return Some(unsafe {
+                (*self.scratch).window[(offset >> 3) as usize & (WINDOW_WORDS - 1)]
+            });
         }
-        fetch(scratch, address)
+        fetch(self.scratch, address)
     }
 }
 
 /// Reads the word at an address, with those above it into the window when all are readable.
 #[inline(always)]
-fn fetch(scratch: &mut Scratch, address: u64) -> Option<u64> {
-    // SAFETY: the helper writes the size it is given into the window and never faults.
-    let failed = unsafe {
-        bpf_probe_read_user(
-            scratch.window.as_mut_ptr().cast(),
-            (WINDOW_WORDS * 8) as u32,
-            address as *const _,
-        )
-    };
-    if failed == 0 {
-        scratch.window_start = address;
-        return Some(scratch.window[0]);
+fn fetch(scratch: *mut Scratch, address: u64) -> Option<u64> {
+    // SAFETY: the helper writes the size it is given into the window and never faults; no
+    // reference to the window lives.
+    unsafe {
+        let window = &raw mut (*scratch).window;
+        let size = (WINDOW_WORDS * 8) as u32;
+        if bpf_probe_read_user(window.cast(), size, address as *const _) == 0 {
+            (*scratch).window_start = address;
+            return Some((*window)[0]);
+        }
+        // Near the end of the stack: just the word. The failed read has zeroed the window.
+        (*scratch).window_start = u64::MAX;
     }
-    // Near the end of the stack: just the word. The failed read has zeroed the window.
-    scratch.window_start = u64::MAX;
     let mut word = 0u64;
     // SAFETY: as above, into one local word.
     let failed = unsafe { bpf_probe_read_user((&raw mut word).cast(), 8, address as *const _) };

@@ -6,7 +6,7 @@ use std::{
 };
 
 use aya::{
-    Ebpf, EbpfError, EbpfLoader,
+    Ebpf, EbpfLoader,
     maps::{ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
     programs::{
         BtfTracePoint, PerfEvent, Program, ProgramError,
@@ -45,15 +45,18 @@ pub enum LoadError {
     #[error(transparent)]
     Btf(#[from] BtfError),
     /// The object's maps could not be made.
-    #[error("the kernel refused the BPF maps: {}", brief(.0))]
-    Object(#[from] EbpfError),
+    #[error("the kernel refused the BPF maps: {0}")]
+    Object(String),
     /// A program was refused.
-    #[error("the kernel refused the BPF program `{program}`: {}", brief(.source))]
+    #[error(
+        "the kernel refused the BPF program `{program}`: {refusal}; `flame-graph doctor` says what \
+         this host allows, and --verbose shows the verifier's log"
+    )]
     Program {
         /// Its name.
         program: &'static str,
-        /// What was answered; the verifier's log with it.
-        source: ProgramError,
+        /// What was answered.
+        refusal: String,
     },
     /// A map.
     #[error("a BPF map could not be used: {0}")]
@@ -66,7 +69,15 @@ pub enum LoadError {
     Tables(anyhow::Error),
 }
 
-/// The first line of an error's innermost cause: what the kernel said, without a verifier log.
+/// A refusal of a program. The verifier's log goes to our own log.
+fn refused(program: &'static str, error: &ProgramError) -> LoadError {
+    if let ProgramError::LoadError { verifier_log, .. } = error {
+        log::debug!("{program}: {verifier_log}");
+    }
+    LoadError::Program { program, refusal: brief(error) }
+}
+
+/// The first line of an error's innermost cause: what the kernel said.
 fn brief(error: &(dyn std::error::Error + 'static)) -> String {
     let mut inner = error;
     while let Some(source) = inner.source() {
@@ -147,7 +158,8 @@ impl Engine {
             .map_max_entries("SCRATCH", cpus)
             .map_max_entries("SAMPLES", settings.ring_bytes)
             .map_max_entries("PAGES", pages as u32)
-            .load(OBJECT)?;
+            .load(OBJECT)
+            .map_err(|error| LoadError::Object(brief(&error)))?;
         let map_fds = ebpf.maps().filter_map(|(_, map)| raw_fd(map)).collect();
         let tables = MappedTables::new(TableMaps {
             pages: array(&mut ebpf, "PAGES")?,
@@ -186,7 +198,7 @@ impl Engine {
         if matches!(settings.scope, Scope::Processes { children: true, .. }) {
             self.follow_forks()?;
         }
-        let failed = |source| LoadError::Program { program: SAMPLE, source };
+        let failed = |error| refused(SAMPLE, &error);
         let program = self.ebpf.program_mut(SAMPLE).ok_or(LoadError::Missing(SAMPLE))?;
         let program: &mut PerfEvent = program.try_into().map_err(failed)?;
         program.load().map_err(failed)?;
@@ -214,7 +226,7 @@ impl Engine {
 
     fn follow_forks(&mut self) -> Result<(), LoadError> {
         let name = "follow_fork";
-        let failed = |source| LoadError::Program { program: name, source };
+        let failed = |error| refused(name, &error);
         let btf = aya::Btf::from_sys_fs().map_err(|error| failed(ProgramError::Btf(error)))?;
         let program = self.ebpf.program_mut(name).ok_or(LoadError::Missing(name))?;
         let program: &mut BtfTracePoint = program.try_into().map_err(failed)?;
