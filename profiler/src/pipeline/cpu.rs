@@ -41,10 +41,12 @@ use crate::{
     },
 };
 
-/// Bytes of the sample ring buffer for chosen processes and for the whole host. It holds a second
-/// of samples at 999 Hz, or some hundred with copies of their stacks.
+/// Bytes of the sample ring buffer for chosen processes and for the whole host. At 99 Hz it holds
+/// seconds of samples, or some dozens with copies of their stacks.
 const PROCESS_RING: u32 = 2 << 20;
 const HOST_RING: u32 = 4 << 20;
+/// From this frequency on it is four times as large.
+const HIGH_FREQUENCY: u64 = 400;
 
 /// How long a command that was asked to end is waited for.
 const MAX_COMMAND_WAIT: Duration = Duration::from_secs(1);
@@ -172,7 +174,7 @@ fn record(plan: &CpuPlan, prepared: Prepared, session: &Arc<Session>) -> anyhow:
     let (done, is_done) = oneshot::channel();
     let source = EbpfSource {
         settings: Settings {
-            ring_bytes: if scope == Scope::Host { HOST_RING } else { PROCESS_RING },
+            ring_bytes: ring_bytes(&scope, plan.frequency),
             scope,
             frequency: plan.frequency,
             user: plan.view.side != Side::Kernel,
@@ -206,6 +208,11 @@ fn record(plan: &CpuPlan, prepared: Prepared, session: &Arc<Session>) -> anyhow:
     // What kept the recording from beginning explains more than what that led to.
     let (recording, report) = recorded?;
     Ok(Recorded { recording, report, stopped, command: steered? })
+}
+
+fn ring_bytes(scope: &Scope, frequency: u64) -> u32 {
+    let bytes = if *scope == Scope::Host { HOST_RING } else { PROCESS_RING };
+    if frequency < HIGH_FREQUENCY { bytes } else { 4 * bytes }
 }
 
 /// What decides when a recording ends.

@@ -263,7 +263,8 @@ impl<S: Storage> Recorder<S> {
     fn move_stack(&self, sample: &mut Sample, walk: &Walk) {
         let used = walk.registers.sp.saturating_sub(sample.header.registers.sp);
         let used = usize::try_from(used).unwrap_or(usize::MAX).min(sample.stack.len());
-        if walk.registers.sp >= sample.header.registers.sp {
+        // Holes are counted from where the copy begins.
+        if walk.registers.sp >= sample.header.registers.sp && sample.header.copy_holes == 0 {
             sample.stack = sample.stack[used..].into();
             sample.header.registers = walk.registers;
         }

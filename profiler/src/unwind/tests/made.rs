@@ -366,9 +366,9 @@ fn signal_trampolines() {
     let signal = trampoline::signal_frame();
     let expected = [
         (TEXT + 0x3f, signal),
-        (TEXT + 0x49, Rule::NONE),
+        (TEXT + 0x4a, Rule::NONE),
         (TEXT + 0x7f, signal),
-        (TEXT + 0x87, Rule::NONE),
+        (TEXT + 0x88, Rule::NONE),
     ];
     assert_eq!(list(&made.compile()), expected);
     // With a table for that code, the table counts.
