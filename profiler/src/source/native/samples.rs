@@ -11,8 +11,10 @@ pub struct Sample {
     pub kernel: Box<[u64]>,
     /// User frames with their flags (`FRAME_EXACT`, `FRAME_BY_POINTER`).
     pub user: Vec<u64>,
-    /// The stack from `header.registers.sp` on, when the walk is to go on here.
+    /// A copy of the stack, when the walk is to go on here.
     pub stack: Box<[u8]>,
+    /// The address that the copy begins at.
+    pub stack_start: u64,
 }
 
 /// A record that does not hold what its header says.
@@ -43,6 +45,7 @@ impl Sample {
             kernel: words(kernel).collect(),
             user: words(user).collect(),
             stack: stack.into(),
+            stack_start: header.registers.sp,
         })
     }
 
@@ -58,7 +61,7 @@ impl Sample {
     ///
     /// Where the address lies, seen from the copy.
     pub fn word(&self, address: u64) -> Result<u64, Beyond> {
-        let offset = address.checked_sub(self.header.registers.sp).ok_or(Beyond::Below)?;
+        let offset = address.checked_sub(self.stack_start).ok_or(Beyond::Below)?;
         let offset = usize::try_from(offset).map_err(|_| Beyond::Above)?;
         let end = offset.checked_add(8).ok_or(Beyond::Above)?;
         let bytes = self.stack.get(offset..end).and_then(|bytes| bytes.try_into().ok());
@@ -69,7 +72,7 @@ impl Sample {
 
     /// Which piece of the copy holds a byte.
     fn piece(&self, offset: usize) -> usize {
-        let first = STACK_PAGE - (self.header.registers.sp & (STACK_PAGE - 1));
+        let first = STACK_PAGE - (self.stack_start & (STACK_PAGE - 1));
         match offset.checked_sub(first as usize) {
             None => 0,
             Some(behind) => (1 + behind / STACK_PAGE as usize).min(31),
@@ -137,7 +140,7 @@ mod tests {
             ..SampleHeader::default()
         };
         let mut sample = Sample::decode(&record(header, &[1, 2])).unwrap();
-        (sample.header.copy_holes, sample.header.registers) = (1, header.registers);
+        (sample.header.copy_holes, sample.stack_start) = (1, header.registers.sp);
         assert_eq!(sample.word(4088), Err(Beyond::Hole));
         assert_eq!(sample.word(4096), Ok(2));
     }
