@@ -36,6 +36,10 @@ pub trait Storage {
     ///
     /// When the kernel refuses the memory.
     fn add_segment(&mut self, number: usize) -> anyhow::Result<()>;
+    /// Whether there is a kernel side, which has to know of processes.
+    fn publishes(&self) -> bool {
+        true
+    }
     /// Tells the kernel side where a process's mappings are now; None: it is gone. False: the
     /// table of processes is full.
     fn publish(&mut self, pid: u32, mappings: Option<ProcessMappings>) -> bool;
