@@ -13,6 +13,7 @@ pub mod compile;
 pub mod drive;
 pub mod ebpf;
 pub mod extents;
+pub mod host_env;
 pub mod modules;
 pub mod open;
 pub mod perf_event;
