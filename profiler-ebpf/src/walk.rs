@@ -13,6 +13,10 @@ use crate::wire::{
 pub trait Env {
     /// A row segment that was looked up.
     type Segment: Copy;
+    /// Memory is a copy of the stack from the top frame's stack pointer on. Compilers do not say in
+    /// their tables that an epilogue has popped a register: what was saved below the stack pointer
+    /// is not in the copy, but in the register again.
+    const COPY: bool = false;
 
     /// The mapping at this index of the mapping table.
     fn mapping(&self, index: u32) -> Option<&Mapping>;
@@ -198,8 +202,10 @@ impl Walk {
             Err(outcome) => return outcome,
         };
         if rule.bx_offset != 0 {
-            match env.word(cfa.wrapping_add_signed(i64::from(rule.bx_offset))) {
+            let address = cfa.wrapping_add_signed(i64::from(rule.bx_offset));
+            match env.word(address) {
                 Some(word) => self.registers.bx = word,
+                None if E::COPY && address < registers.sp => {}
                 None => return Outcome::UnreadableStack,
             }
         }
@@ -227,8 +233,10 @@ impl Walk {
             }
             _ => return Ok(None),
         };
-        match env.word(base.wrapping_add_signed(i64::from(offset))) {
+        let address = base.wrapping_add_signed(i64::from(offset));
+        match env.word(address) {
             Some(word) => Ok(Some(word)),
+            None if E::COPY && address < self.registers.sp => Ok(None),
             None => Err(Outcome::UnreadableStack),
         }
     }

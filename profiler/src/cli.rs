@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Shows where a Linux host's time goes, as flame graphs.
 #[derive(Debug, Parser)]
@@ -45,6 +45,10 @@ pub struct Cpu {
     /// Samples a second on each CPU
     #[arg(short = 'F', long, value_name = "HZ", default_value = "99", allow_hyphen_values = true)]
     pub frequency: String,
+    /// What takes the samples: BPF programs, or perf events with copies of stacks where BPF cannot
+    /// be used
+    #[arg(long, value_name = "ENGINE", value_enum)]
+    pub engine: Option<Engine>,
     /// Where to write; may be repeated. The ending chooses the format (.svg, .folded, .txt); `-` is
     /// folded text on standard output
     #[arg(short, long, value_name = "PATH", default_value = "flamegraph.svg")]
@@ -73,6 +77,17 @@ pub struct Cpu {
     /// Run this command and record it, with its children, until it ends
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
+}
+
+/// The engines of `flame-graph cpu`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Engine {
+    /// eBPF, else perf events [default]
+    Auto,
+    /// eBPF
+    Ebpf,
+    /// Perf events
+    PerfEvent,
 }
 
 /// `flame-graph file`.

@@ -1,6 +1,7 @@
 //! The one module that knows every stage, from source to exporter.
 
 mod cpu;
+mod engine;
 mod stats;
 
 use std::{

@@ -60,6 +60,8 @@ pub struct CpuPlan {
     pub duration: Option<Duration>,
     /// Samples a second on each CPU.
     pub frequency: u64,
+    /// What takes the samples; none: whatever works, without a word when that is eBPF.
+    pub engine: Option<cli::Engine>,
     /// What is written.
     pub outputs: Vec<Output>,
     /// Heading of the picture.
@@ -173,6 +175,7 @@ fn plan_cpu(cpu: cli::Cpu, host: &Host) -> Result<CpuPlan, PlanError> {
         target,
         duration: duration.or((!until_end).then_some(DEFAULT_DURATION)),
         frequency,
+        engine: cpu.engine,
         outputs,
         title: cpu.title.unwrap_or_else(|| "CPU time".to_owned()),
         threads: cpu.threads,
@@ -289,6 +292,19 @@ mod tests {
         assert_eq!(plan.frequency, 99);
         assert_eq!(plan.outputs, [Output::parse("flamegraph.svg".as_ref()).unwrap()]);
         assert_eq!(cpu("--all").unwrap().target, Target::Host);
+    }
+
+    #[test]
+    fn engines_have_names() {
+        assert_eq!(cpu("").unwrap().engine, None);
+        for (name, engine) in [
+            ("auto", cli::Engine::Auto),
+            ("ebpf", cli::Engine::Ebpf),
+            ("perf-event", cli::Engine::PerfEvent),
+        ] {
+            assert_eq!(cpu(&format!("--engine {name}")).unwrap().engine, Some(engine));
+        }
+        assert!(cpu("--engine perf").is_err());
     }
 
     #[test]

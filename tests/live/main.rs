@@ -13,6 +13,8 @@ mod depth;
 #[cfg(test)]
 mod ending;
 #[cfg(test)]
+mod engines;
+#[cfg(test)]
 mod errors;
 #[cfg(test)]
 mod kernel;

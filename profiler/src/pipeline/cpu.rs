@@ -20,18 +20,14 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
 
-use super::{Exit, check, finish, say, stats::Stats};
+use super::{Exit, check, engine, finish, say, stats::Stats};
 use crate::{
     export::{output, text::thousands},
     fold::Side,
     model::profile::{Profile, Recording},
     plan::{CpuPlan, Target},
     source::{
-        Source,
-        native::{
-            Report, Scope,
-            ebpf::{load::Settings, source::EbpfSource},
-        },
+        native::{Report, Scope, Settings},
         session::Session,
     },
     symbolize::{self, symbolize},
@@ -40,13 +36,6 @@ use crate::{
         process::Proc,
     },
 };
-
-/// Bytes of the sample ring buffer for chosen processes and for the whole host. At 99 Hz it holds
-/// seconds of samples, or some dozens with copies of their stacks.
-const PROCESS_RING: u32 = 2 << 20;
-const HOST_RING: u32 = 4 << 20;
-/// From this frequency on it is four times as large.
-const HIGH_FREQUENCY: u64 = 400;
 
 /// How long a command that was asked to end is waited for.
 const MAX_COMMAND_WAIT: Duration = Duration::from_secs(1);
@@ -172,28 +161,25 @@ fn record(plan: &CpuPlan, prepared: Prepared, session: &Arc<Session>) -> anyhow:
     let Prepared { scope, target, command } = prepared;
     let (ready, is_ready) = oneshot::channel();
     let (done, is_done) = oneshot::channel();
-    let source = EbpfSource {
-        settings: Settings {
-            ring_bytes: ring_bytes(&scope, plan.frequency),
-            scope,
-            frequency: plan.frequency,
-            user: plan.view.side != Side::Kernel,
-            kernel: plan.view.side != Side::User,
-            measure: plan.stats.is_some(),
-        },
+    let settings = Settings {
+        scope,
+        frequency: plan.frequency,
+        user: plan.view.side != Side::Kernel,
+        kernel: plan.view.side != Side::User,
+        measure: plan.stats.is_some(),
         threads: plan.threads,
         prepare: command.is_none(),
         title: plan.title.clone(),
         target,
-        ready: Box::new(move || {
-            // Nobody waits any more when the recording was ended first.
-            let _ = ready.send(());
-        }),
     };
     let recorder = {
         let session = Arc::clone(session);
+        let wanted = plan.engine;
         thread::Builder::new().name("recorder".to_owned()).spawn(move || {
-            let recorded = source.record(&session);
+            let running = engine::start(wanted, &settings)?;
+            // Nobody waits any more when the recording was ended first.
+            let _ = ready.send(());
+            let recorded = running.record(&session);
             drop(done);
             recorded
         })?
@@ -208,11 +194,6 @@ fn record(plan: &CpuPlan, prepared: Prepared, session: &Arc<Session>) -> anyhow:
     // What kept the recording from beginning explains more than what that led to.
     let (recording, report) = recorded?;
     Ok(Recorded { recording, report, stopped, command: steered? })
-}
-
-fn ring_bytes(scope: &Scope, frequency: u64) -> u32 {
-    let bytes = if *scope == Scope::Host { HOST_RING } else { PROCESS_RING };
-    if frequency < HIGH_FREQUENCY { bytes } else { 4 * bytes }
 }
 
 /// What decides when a recording ends.

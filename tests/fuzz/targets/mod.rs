@@ -7,7 +7,7 @@ mod walk;
 
 use flame_graph::{
     format::{folded, jitdump, perf_map},
-    source::native::{samples::Sample, sideband},
+    source::native::{perf_event::sample::Layout, samples::Sample, sideband},
     unwind,
 };
 use profiler_ebpf::wire::SampleHeader;
@@ -74,6 +74,25 @@ fn samples() {
         for address in (0..64).chain([u64::MAX - 7, u64::MAX]) {
             let _ = sample.word(address);
             let _ = sample.word(sample.header.registers.sp.wrapping_add(address));
+        }
+    });
+}
+
+#[test]
+fn perf_samples() {
+    let layout = Layout { kernel: true, user: true };
+    // Ids, time, one kernel frame, 64-bit registers, 16 bytes of stack of which 8 are filled.
+    let mut words = vec![8 << 32 | 7, 9, 1, 0xffff_ffff_8100_0000, 2];
+    words.extend(100..117);
+    words.extend([16, 1, 2, 8_u64]);
+    let seed: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    assert!(layout.decode(&seed, 0).is_ok());
+    fuzz("perf-samples", vec![seed], |bytes| {
+        for (kernel, user) in [(false, false), (false, true), (true, false), (true, true)] {
+            let Ok(sample) = (Layout { kernel, user }).decode(bytes, 1) else { continue };
+            assert_eq!(sample.header.user_frames as usize, sample.user.len());
+            assert!(sample.stack.len() <= bytes.len());
+            let _ = sample.word(sample.header.registers.sp);
         }
     });
 }

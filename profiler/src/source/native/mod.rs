@@ -1,6 +1,8 @@
 //! The native engines: on-CPU stacks of native programs, walked by unwind rows.
 //!
 //! * [`ebpf`] samples and walks in the kernel.
+//! * [`perf_event`] has the kernel copy registers and stacks, and walks here.
+//! * [`drive`] runs either of them from the start to the end of a recording.
 //! * [`sideband`] and [`processes`] follow processes and their mappings by perf side-band records.
 //! * [`modules`] keeps the mapped files, which [`open`] opens and [`compile`] makes rows of.
 //! * [`tables`] holds the walker's tables, in memory that the kernel side shares.
@@ -8,10 +10,13 @@
 //!   that the kernel handed up, and interns stacks.
 
 pub mod compile;
+pub mod drive;
 pub mod ebpf;
 pub mod extents;
+pub mod host_env;
 pub mod modules;
 pub mod open;
+pub mod perf_event;
 pub mod processes;
 pub mod recorder;
 pub mod ring;
@@ -49,6 +54,30 @@ pub enum Scope {
         /// Also the processes that they create.
         children: bool,
     },
+}
+
+/// What to sample, and how.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Which processes.
+    pub scope: Scope,
+    /// Samples a second on each CPU.
+    pub frequency: u64,
+    /// Collect user stacks.
+    pub user: bool,
+    /// Collect kernel stacks.
+    pub kernel: bool,
+    /// Measure the run time of the BPF programs.
+    pub measure: bool,
+    /// Make the thread's name a frame.
+    pub threads: bool,
+    /// Compile what the targets have mapped before sampling begins, so that no stack has to wait
+    /// for rows. Of no use for a command that has yet to begin.
+    pub prepare: bool,
+    /// Heading of the picture.
+    pub title: String,
+    /// What is recorded, in words.
+    pub target: String,
 }
 
 /// What a native engine tells beside its recording. Times are in milliseconds or nanoseconds as

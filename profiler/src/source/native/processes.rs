@@ -306,6 +306,9 @@ impl Processes {
     /// Tells the kernel side of every change. Gives how many processes did not fit.
     pub fn publish<S: Storage>(&mut self, modules: &Modules, tables: &mut Tables<S>) -> u64 {
         let mut refused = 0;
+        if !tables.storage().publishes() {
+            self.dirty.clear();
+        }
         for pid in std::mem::take(&mut self.dirty) {
             let Some(process) = self.processes.get_mut(&pid) else {
                 continue;

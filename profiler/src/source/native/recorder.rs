@@ -217,6 +217,10 @@ impl<S: Storage> Recorder<S> {
             None => (sample.comm().into(), Regions::default()),
         };
         match Outcome::from_number(sample.header.outcome) {
+            Some(Outcome::RowsPending) if is_in_exec(&sample, &regions) => {
+                let sample = Sample { user: Vec::new(), ..sample };
+                self.intern(&sample, &comm, &regions, Some(Outcome::NoUserStack));
+            }
             Some(Outcome::UnknownMapping | Outcome::RowsPending) => {
                 self.processes.want(pid);
                 self.walk_on(sample, comm, regions);
@@ -374,6 +378,14 @@ fn true_frames<'a>(frames: &'a [u64], cause: Option<Truncation>, regions: &Regio
         }
         _ => frames,
     }
+}
+
+/// Whether a thread is within execve(2), as far as a sample shows it: the registers are those of
+/// the program that was left, and neither its code nor its stack is there any more.
+fn is_in_exec(sample: &Sample, regions: &Regions) -> bool {
+    !sample.kernel.is_empty()
+        && sample.stack.is_empty()
+        && region_at(regions, sample.header.registers.ip).is_none()
 }
 
 fn code_address(word: u64) -> CodeAddress {

@@ -116,60 +116,86 @@ impl Sideband {
 }
 
 fn open_dummy(cpu: u32) -> io::Result<OwnedFd> {
+    let mut attr = software(bindings::PERF_COUNT_SW_DUMMY, RING_PAGES * 4096);
+    follow(&mut attr);
+    open_event(&mut attr, -1, cpu)
+}
+
+/// A software event whose records carry ids and time, with a buffer of this size.
+pub(super) fn software(config: bindings::perf_sw_ids, buffer: usize) -> bindings::perf_event_attr {
     let mut attr = bindings::perf_event_attr {
         size: size_of::<bindings::perf_event_attr>() as u32,
         type_: bindings::PERF_TYPE_SOFTWARE,
-        config: u64::from(bindings::PERF_COUNT_SW_DUMMY),
+        config: u64::from(config),
         sample_type: u64::from(bindings::PERF_SAMPLE_TID | bindings::PERF_SAMPLE_TIME),
         clockid: libc::CLOCK_MONOTONIC,
         ..Default::default()
     };
     attr.set_sample_id_all(1);
     attr.set_use_clockid(1);
+    attr.set_watermark(1);
+    attr.__bindgen_anon_2.wakeup_watermark = (buffer / 4) as u32;
+    attr
+}
+
+/// Has an event tell of processes and their mappings.
+pub(super) fn follow(attr: &mut bindings::perf_event_attr) {
     attr.set_mmap(1);
     attr.set_mmap2(1);
     attr.set_comm(1);
     attr.set_comm_exec(1);
     attr.set_task(1);
     attr.set_build_id(1);
-    attr.set_watermark(1);
-    attr.__bindgen_anon_2.wakeup_watermark = (RING_PAGES * 4096 / 4) as u32;
+}
+
+/// Opens an event of a thread (0: the calling one, -1: all) on a CPU. Older kernels lack build IDs
+/// (before 5.12) and the inheritance by threads alone (before 5.13): it does without.
+pub(super) fn open_event(
+    attr: &mut bindings::perf_event_attr,
+    tid: i32,
+    cpu: u32,
+) -> io::Result<OwnedFd> {
+    let flags = u64::from(bindings::PERF_FLAG_FD_CLOEXEC);
     // SAFETY: a valid attribute structure; the result is checked.
-    let fd = unsafe {
-        sys::perf_event_open(
-            &mut attr,
-            -1,
-            cpu as i32,
-            -1,
-            u64::from(bindings::PERF_FLAG_FD_CLOEXEC),
-        )
-    };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
+    let fd = unsafe { sys::perf_event_open(attr, tid, cpu as i32, -1, flags) };
+    if fd >= 0 {
+        // SAFETY: a new descriptor that nothing else owns.
+        return Ok(unsafe { OwnedFd::from_raw_fd(fd) });
     }
-    // SAFETY: a new descriptor that nothing else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    let error = io::Error::last_os_error();
+    let newer = attr.build_id() != 0 || attr.inherit_thread() != 0;
+    if error.raw_os_error() == Some(libc::EINVAL) && newer {
+        attr.set_build_id(0);
+        attr.set_inherit_thread(0);
+        return open_event(attr, tid, cpu);
+    }
+    Err(error)
 }
 
 /// A record that is too short for its type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
 
-struct Reader<'a>(&'a [u8]);
+/// Takes little-endian values out of a record.
+pub(super) struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, len: usize) -> Result<&'a [u8], Malformed> {
+    pub(super) fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
+    pub(super) fn take(&mut self, len: usize) -> Result<&'a [u8], Malformed> {
         let (head, tail) = self.0.split_at_checked(len).ok_or(Malformed)?;
         self.0 = tail;
         Ok(head)
     }
 
-    fn u32(&mut self) -> Result<u32, Malformed> {
+    pub(super) fn u32(&mut self) -> Result<u32, Malformed> {
         let bytes = self.take(4)?.try_into().map_err(|_| Malformed)?;
         Ok(u32::from_le_bytes(bytes))
     }
 
-    fn u64(&mut self) -> Result<u64, Malformed> {
+    pub(super) fn u64(&mut self) -> Result<u64, Malformed> {
         let bytes = self.take(8)?.try_into().map_err(|_| Malformed)?;
         Ok(u64::from_le_bytes(bytes))
     }

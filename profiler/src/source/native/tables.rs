@@ -8,16 +8,16 @@
 
 use std::sync::atomic::{Ordering, fence};
 
-use profiler_ebpf::{
-    walk::Env,
-    wire::{
-        MAX_RULES, MAX_SEGMENTS, Mapping, PageRows, ProcessMappings, Row, Rule, SEGMENT_ROWS,
-        TEXT_PAGE, TEXT_PAGE_SHIFT,
-    },
+use profiler_ebpf::wire::{
+    MAX_RULES, MAX_SEGMENTS, Mapping, PageRows, ProcessMappings, Row, Rule, SEGMENT_ROWS,
+    TEXT_PAGE, TEXT_PAGE_SHIFT,
 };
 use rustc_hash::FxHashMap;
 
-use super::extents::{Extent, FreeList};
+use super::{
+    extents::{Extent, FreeList},
+    host_env::HostEnv,
+};
 use crate::unwind::{TextRange, UnwindRows};
 
 /// Memory for the tables.
@@ -36,6 +36,10 @@ pub trait Storage {
     ///
     /// When the kernel refuses the memory.
     fn add_segment(&mut self, number: usize) -> anyhow::Result<()>;
+    /// Whether there is a kernel side, which has to know of processes.
+    fn publishes(&self) -> bool {
+        true
+    }
     /// Tells the kernel side where a process's mappings are now; None: it is gone. False: the
     /// table of processes is full.
     fn publish(&mut self, pid: u32, mappings: Option<ProcessMappings>) -> bool;
@@ -381,7 +385,7 @@ impl<S: Storage> Tables<S> {
 
     /// The walker's view, for a walk on the host over mappings of its own and a memory reader.
     pub fn env<'a, M>(&'a self, mappings: &'a [Mapping], memory: M) -> HostEnv<'a, S, M> {
-        HostEnv { storage: &self.storage, mappings, memory }
+        HostEnv::new(&self.storage, mappings, memory)
     }
 }
 
@@ -412,39 +416,4 @@ impl Packed {
 
 fn len32(len: usize) -> u32 {
     u32::try_from(len).unwrap_or(u32::MAX)
-}
-
-/// [`Env`] on the host: the tables, mappings of one process and its memory as a closure.
-pub struct HostEnv<'a, S, M> {
-    storage: &'a S,
-    mappings: &'a [Mapping],
-    memory: M,
-}
-
-impl<'a, S: Storage, M: FnMut(u64) -> Option<u64>> Env for HostEnv<'a, S, M> {
-    type Segment = &'a [Row];
-
-    fn mapping(&self, index: u32) -> Option<&Mapping> {
-        self.mappings.get(index as usize)
-    }
-
-    fn page(&self, index: u32) -> Option<PageRows> {
-        self.storage.pages_ref().get(index as usize).copied()
-    }
-
-    fn segment(&self, number: u16) -> Option<Self::Segment> {
-        self.storage.segment_ref(usize::from(number))
-    }
-
-    fn row(&self, segment: Self::Segment, index: u32) -> Row {
-        segment[index as usize & (SEGMENT_ROWS - 1)]
-    }
-
-    fn rule(&self, number: u32) -> Option<&Rule> {
-        self.storage.rules_ref().get(number as usize)
-    }
-
-    fn word(&mut self, address: u64) -> Option<u64> {
-        (self.memory)(address)
-    }
 }

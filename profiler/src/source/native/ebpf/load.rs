@@ -24,7 +24,7 @@ use super::{
     btf::{Btf, BtfError},
     mapped::{MappedTables, TableMaps},
 };
-use crate::source::native::Scope;
+use crate::source::native::{Scope, Settings};
 
 /// The programs, compiled from `profiler-ebpf` by `cargo xtask build-ebpf`.
 static OBJECT: &[u8] =
@@ -87,22 +87,12 @@ fn brief(error: &(dyn std::error::Error + 'static)) -> String {
     text.lines().next().unwrap_or_default().to_owned()
 }
 
-/// What to sample.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Which processes.
-    pub scope: Scope,
-    /// Samples a second on each CPU.
-    pub frequency: u64,
-    /// Collect user stacks.
-    pub user: bool,
-    /// Collect kernel stacks.
-    pub kernel: bool,
-    /// Measure the run time of the programs.
-    pub measure: bool,
-    /// Bytes of the sample ring buffer: a power of two.
-    pub ring_bytes: u32,
-}
+/// Bytes of the sample ring buffer for the whole host and for chosen processes. At 99 Hz it holds
+/// seconds of samples, or some dozens with copies of their stacks.
+const HOST_RING: u32 = 4 << 20;
+const PROCESS_RING: u32 = 2 << 20;
+/// From this frequency on it is four times as large.
+const HIGH_FREQUENCY: u64 = 400;
 
 /// The loaded engine. Dropping it detaches and unloads everything.
 pub struct Engine {
@@ -140,11 +130,12 @@ impl Engine {
         let offsets = Offsets::of_this_kernel()?;
         let only_targets = u8::from(!matches!(settings.scope, Scope::Host));
         let (user, kernel) = (u8::from(settings.user), u8::from(settings.kernel));
-        let wake = settings.ring_bytes / 4;
-        let pages = match settings.scope {
-            Scope::Host => HOST_TEXT,
-            Scope::Processes { .. } => PROCESS_TEXT,
-        } / TEXT_PAGE;
+        let (text, ring) = match settings.scope {
+            Scope::Host => (HOST_TEXT, HOST_RING),
+            Scope::Processes { .. } => (PROCESS_TEXT, PROCESS_RING),
+        };
+        let ring = if settings.frequency < HIGH_FREQUENCY { ring } else { 4 * ring };
+        let (pages, wake) = (text / TEXT_PAGE, ring / 4);
         let mut ebpf = EbpfLoader::new()
             .override_global("ONLY_TARGETS", &only_targets, true)
             .override_global("USER_STACKS", &user, true)
@@ -156,7 +147,7 @@ impl Engine {
             .override_global("TASK_EXECVE", &offsets.execve, true)
             .override_global("TASK_EXECVE_MASK", &offsets.execve_mask, true)
             .map_max_entries("SCRATCH", cpus)
-            .map_max_entries("SAMPLES", settings.ring_bytes)
+            .map_max_entries("SAMPLES", ring)
             .map_max_entries("PAGES", pages as u32)
             .load(OBJECT)
             .map_err(|error| LoadError::Object(brief(&error)))?;

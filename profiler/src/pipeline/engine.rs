@@ -1,0 +1,107 @@
+//! Which engine records, decided by trying: eBPF first, perf events where that fails.
+
+use anyhow::{anyhow, bail};
+
+use super::say;
+use crate::{
+    cli,
+    model::profile::Recording,
+    source::{
+        Source as _,
+        native::{
+            Report, Scope, Settings, drive,
+            ebpf::source::{self as ebpf, EbpfEngine},
+            perf_event::source::{self as perf_event, PerfEventEngine},
+        },
+        session::Session,
+    },
+    target::{
+        capabilities::Host,
+        engine::{self, EngineChoice},
+    },
+};
+
+/// An engine that samples.
+pub enum Running {
+    /// eBPF.
+    Ebpf(Box<drive::Running<EbpfEngine>>),
+    /// Perf events.
+    PerfEvent(Box<drive::Running<PerfEventEngine>>),
+}
+
+impl Running {
+    /// Records until the session ends.
+    ///
+    /// # Errors
+    /// When waiting for samples fails.
+    pub fn record(self, session: &Session) -> anyhow::Result<(Recording, Report)> {
+        match self {
+            Self::Ebpf(running) => running.record(session),
+            Self::PerfEvent(running) => running.record(session),
+        }
+    }
+}
+
+/// Starts an engine, and says which one and why unless it is the one that everyone expects.
+///
+/// # Errors
+/// One sentence on what no engine can do here, and what is possible instead.
+pub fn start(wanted: Option<cli::Engine>, settings: &Settings) -> anyhow::Result<Running> {
+    if wanted == Some(cli::Engine::PerfEvent) {
+        let running = by_perf_events(settings, None)?;
+        chosen("perf-event", "it was asked for by --engine");
+        return Ok(running);
+    }
+    let error = match ebpf::start(settings.clone()) {
+        Ok(running) => {
+            match wanted {
+                Some(cli::Engine::Ebpf) => chosen("ebpf", "it was asked for by --engine"),
+                Some(_) => chosen("ebpf", "every BPF feature that it needs works"),
+                None => {}
+            }
+            return Ok(Running::Ebpf(Box::new(running)));
+        }
+        Err(error) => error,
+    };
+    if wanted == Some(cli::Engine::Ebpf) {
+        return Err(error);
+    }
+    let host = Host::detect_for_cpu();
+    // What a feature lacks is clearer than what the kernel answered; where all seem to be there,
+    // only the answer is left.
+    let why = engine::ebpf(&host).err().unwrap_or_else(|| format!("{error:#}"));
+    let running = by_perf_events(settings, Some((&host, &why)))?;
+    chosen("perf-event", &why);
+    Ok(running)
+}
+
+fn chosen(engine: &str, why: &str) {
+    say(format_args!("engine {engine}: {why}\n"));
+}
+
+/// Starts the engine of perf events; `instead`: what was found out about eBPF before.
+fn by_perf_events(settings: &Settings, instead: Option<(&Host, &str)>) -> anyhow::Result<Running> {
+    let detected;
+    let host = match instead {
+        Some((host, _)) => host,
+        None => {
+            detected = Host::detect_for_cpu();
+            &detected
+        }
+    };
+    let choice = engine::perf_event(host).map_err(|second| match instead {
+        Some((_, first)) => anyhow!("cannot record here: {first}; {second}"),
+        None => anyhow!("cannot record here: {second}"),
+    })?;
+    let EngineChoice { scope, kernel_frames, .. } = choice;
+    if settings.scope == Scope::Host && scope != engine::Scope::Host {
+        bail!(
+            "the whole host can be recorded by root only; without privileges you can record your \
+             own processes, by --pid PID or `-- COMMAND`"
+        );
+    }
+    if !settings.user && !kernel_frames {
+        bail!("--kernel-only: this user may not see kernel frames; run as root");
+    }
+    Ok(Running::PerfEvent(Box::new(perf_event::start(settings.clone(), kernel_frames)?)))
+}

@@ -1,0 +1,11 @@
+//! The engine of perf events: the kernel samples user registers with a copy of the user stack, and
+//! the stacks are walked here, by the same walker and the same rows as in the kernel. For hosts
+//! that load no BPF programs, and for users that may not.
+//!
+//! [`source`] runs it, [`events`] opens the events and their buffers, [`sample`] decodes what they
+//! hold, [`tables`] is the memory of the walker's tables.
+
+pub mod events;
+pub mod sample;
+pub mod source;
+pub mod tables;

@@ -1,0 +1,279 @@
+//! The engine of perf events as a source.
+
+use std::{
+    io,
+    os::fd::{AsFd as _, BorrowedFd},
+};
+
+use anyhow::{Context as _, anyhow, bail};
+use perf_event_open_sys::bindings;
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::{
+    events::{Events, Sampling, Whom},
+    sample::Layout,
+    tables::VecTables,
+};
+use crate::{
+    model::loss::Loss,
+    source::native::{
+        Report, Scope, Settings,
+        drive::{Drained, Engine, Followed, Running, now, prepare_thread},
+        recorder::Recorder,
+        samples::Sample,
+        sideband::{self, Event, Record, Sideband},
+    },
+    target::{capabilities::online_cpus, process::Proc},
+};
+
+/// Rounds of looking for threads that began while the others were attached to.
+const ATTACH_ROUNDS: u32 = 4;
+
+/// The engine.
+pub struct PerfEventEngine {
+    events: Events,
+    /// Records about the whole host's processes. None: the sampling events tell of their own.
+    sideband: Option<Sideband>,
+    layout: Layout,
+    /// The processes whose samples are kept; None: all.
+    only: Option<FxHashSet<u32>>,
+    names: Names,
+    /// What was drained while threads were attached to.
+    early: Vec<Record>,
+    counts: Counts,
+}
+
+/// What was counted.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    samples: u64,
+    ring_full: u64,
+    throttled: u64,
+    malformed: u64,
+}
+
+/// Starts sampling. `kernel`: this user may sample what happens in the kernel.
+///
+/// # Errors
+///
+/// What the kernel refused, and what to do about it.
+pub fn start(settings: Settings, kernel: bool) -> anyhow::Result<Running<PerfEventEngine>> {
+    prepare_thread();
+    let cpus = online_cpus();
+    let layout = Layout { kernel: kernel && settings.kernel, user: settings.user };
+    let sampling = Sampling { frequency: settings.frequency, layout, kernel };
+    let events = Events::new(&cpus, sampling).context(
+        "cannot make buffers for perf events: raise kernel.perf_event_mlock_kb or `ulimit -l`",
+    )?;
+    let mut engine = PerfEventEngine {
+        events,
+        sideband: None,
+        layout,
+        only: None,
+        names: Names::default(),
+        early: Vec::new(),
+        counts: Counts::default(),
+    };
+    match &settings.scope {
+        Scope::Host => {
+            engine.sideband = Some(Sideband::open(&cpus).context("cannot follow processes")?);
+            engine.events.open(Whom::Host).context("cannot sample the whole host: run as root")?;
+        }
+        Scope::Processes { pids, children } => {
+            engine.only = (!children).then(|| pids.iter().copied().collect());
+            for pid in pids {
+                engine.attach(*pid, *children)?;
+            }
+        }
+    }
+    if settings.threads {
+        engine.names.read(&settings.scope);
+    }
+    let followed = Followed::start(VecTables::default(), &settings)?;
+    Ok(Running::new(engine, followed, settings))
+}
+
+impl PerfEventEngine {
+    /// Attaches to all threads of a process. Those that an attached thread has created inherit its
+    /// events; they are told from others that began meanwhile by the records of their creation.
+    fn attach(&mut self, pid: u32, children: bool) -> anyhow::Result<()> {
+        let proc = Proc::new();
+        let mut attached: FxHashMap<u32, u64> = FxHashMap::default();
+        for _ in 0..ATTACH_ROUNDS {
+            let threads = proc.threads(pid)?;
+            let new: Vec<_> = threads.iter().filter(|tid| !attached.contains_key(tid)).collect();
+            if new.is_empty() {
+                break;
+            }
+            for tid in new {
+                match self.events.open(Whom::Thread { tid: *tid, children }) {
+                    Ok(()) => drop(attached.insert(*tid, now())),
+                    // It has ended.
+                    Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                    Err(error) => return Err(refused(pid, error)),
+                }
+            }
+            let Drained { records, .. } = self.take();
+            for record in &records {
+                if let Event::Fork { parent_tid, .. } = record.event
+                    && attached.get(&parent_tid).is_some_and(|since| *since <= record.time)
+                {
+                    attached.insert(record.tid, record.time);
+                }
+            }
+            self.early.extend(records);
+        }
+        if attached.is_empty() {
+            bail!("process {pid} has ended");
+        }
+        Ok(())
+    }
+
+    /// Empties the buffers.
+    fn take(&mut self) -> Drained {
+        let Self { events, layout, only, counts, .. } = self;
+        let mut drained = Drained::default();
+        let is_kept = |pid: u32| only.as_ref().is_none_or(|only| only.contains(&pid));
+        events.drain(|cpu, kind, misc, body| match kind {
+            bindings::PERF_RECORD_SAMPLE => match layout.decode(body, cpu) {
+                // The idle task, whatever the event excludes.
+                Ok(sample) if sample.header.pid == 0 || !is_kept(sample.header.pid) => {}
+                Ok(sample) => drained.samples.push(sample),
+                Err(_) => counts.malformed += 1,
+            },
+            bindings::PERF_RECORD_LOST => match lost(body, 8) {
+                Some(n) => counts.ring_full += n,
+                None => counts.malformed += 1,
+            },
+            bindings::PERF_RECORD_LOST_SAMPLES => match lost(body, 0) {
+                Some(n) => counts.ring_full += n,
+                None => counts.malformed += 1,
+            },
+            bindings::PERF_RECORD_THROTTLE => counts.throttled += 1,
+            kind => match sideband::decode(kind, misc, body) {
+                Ok(Some(record)) => drained.records.push(record),
+                Ok(None) => {}
+                Err(_) => drained.unreadable += 1,
+            },
+        });
+        counts.samples += drained.samples.len() as u64;
+        drained
+    }
+}
+
+/// The number in a record of losses.
+fn lost(body: &[u8], at: usize) -> Option<u64> {
+    let bytes = body.get(at..at + 8)?.try_into().ok()?;
+    Some(u64::from_le_bytes(bytes))
+}
+
+/// Why a process cannot be sampled.
+fn refused(pid: u32, error: io::Error) -> anyhow::Error {
+    match error.raw_os_error() {
+        Some(libc::EACCES | libc::EPERM) => anyhow!(
+            "cannot record process {pid}: it is another user's or one that may not be observed; \
+             run as root"
+        ),
+        Some(libc::EMFILE | libc::ENFILE) => anyhow!(
+            "cannot record process {pid}: it takes a descriptor for each thread and CPU; raise \
+             `ulimit -n`"
+        ),
+        _ => anyhow!(error).context(format!("cannot sample process {pid} by perf_event_open")),
+    }
+}
+
+impl Engine for PerfEventEngine {
+    type Storage = VecTables;
+    const NAME: &'static str = "perf-event";
+
+    fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        let sideband =
+            self.sideband.iter().flat_map(|sideband| sideband.fds().map(|fd| fd.as_fd()));
+        self.events.fds().chain(sideband).collect()
+    }
+
+    fn drain(&mut self) -> Drained {
+        let mut drained = self.take();
+        if let Some(sideband) = &mut self.sideband {
+            drained.unreadable += sideband.drain(&mut drained.records);
+        }
+        drained.records.append(&mut self.early);
+        self.names.apply(&mut drained.samples, &mut drained.records);
+        drained
+    }
+
+    fn lost(&self) -> u64 {
+        self.counts.ring_full + self.counts.malformed
+    }
+
+    fn detach(&mut self) {
+        self.events.close();
+    }
+
+    fn finish(&self, recorder: &mut Recorder<VecTables>) -> (u64, Report) {
+        let Counts { samples, ring_full, throttled, malformed } = self.counts;
+        recorder.lose_samples(Loss::RingFull, ring_full);
+        recorder.lose_samples(Loss::Malformed, malformed);
+        // How many samples were not taken meanwhile is not told.
+        recorder.lose(Loss::Throttled, throttled);
+        let report = Report { event: self.events.name(), ..Report::default() };
+        (samples + ring_full + malformed, report)
+    }
+}
+
+/// The names of threads, which perf samples do not carry.
+#[derive(Default)]
+struct Names(FxHashMap<u32, [u8; 16]>);
+
+impl Names {
+    /// Takes up the threads that run already.
+    fn read(&mut self, scope: &Scope) {
+        let proc = Proc::new();
+        let pids = match scope {
+            Scope::Host => proc.pids().unwrap_or_default(),
+            Scope::Processes { pids, .. } => pids.clone(),
+        };
+        for pid in pids {
+            for tid in proc.threads(pid).unwrap_or_default() {
+                if let Ok(name) = proc.thread_comm(pid, tid) {
+                    self.0.insert(tid, padded(&name));
+                }
+            }
+        }
+    }
+
+    /// Gives samples their threads' names, as records change them.
+    fn apply(&mut self, samples: &mut [Sample], records: &mut [Record]) {
+        samples.sort_by_key(|sample| sample.header.time);
+        records.sort_by_key(|record| record.time);
+        let mut records = records.iter().peekable();
+        for sample in samples {
+            while let Some(record) = records.next_if(|record| record.time <= sample.header.time) {
+                self.record(record);
+            }
+            sample.header.comm = self.0.get(&sample.header.tid).copied().unwrap_or(padded(b"?"));
+        }
+        records.for_each(|record| self.record(record));
+    }
+
+    fn record(&mut self, record: &Record) {
+        match &record.event {
+            Event::Comm { name, .. } => drop(self.0.insert(record.tid, padded(name))),
+            Event::Fork { parent_tid, .. } => {
+                if let Some(name) = self.0.get(parent_tid).copied() {
+                    self.0.insert(record.tid, name);
+                }
+            }
+            Event::Exit => drop(self.0.remove(&record.tid)),
+            _ => {}
+        }
+    }
+}
+
+/// A name as sample headers carry it.
+fn padded(name: &[u8]) -> [u8; 16] {
+    let mut padded = [0; 16];
+    let len = name.len().min(15);
+    padded[..len].copy_from_slice(&name[..len]);
+    padded
+}
