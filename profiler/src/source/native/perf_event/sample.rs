@@ -77,7 +77,8 @@ impl Layout {
             registers,
             ..SampleHeader::default()
         };
-        Ok(Sample { header, kernel, user, stack })
+        let stack_start = header.registers.sp;
+        Ok(Sample { header, kernel, user, stack, stack_start })
     }
 }
 
