@@ -16,7 +16,7 @@ use profiler_ebpf::{
     walk::Walk,
     wire::{
         Counter, FRAME_EXACT, GENERAL_KNOWN, MAX_KERNEL_FRAMES, MAX_STACK_COPY, MAX_USER_FRAMES,
-        Outcome, PAYLOAD_WORDS, ProcessMappings, Registers, SampleHeader,
+        Outcome, PAYLOAD_WORDS, ProcessMappings, Registers, STACK_PAGE, SampleHeader,
     },
 };
 
@@ -65,8 +65,8 @@ const USER32_CS: u64 = 0x23;
 /// A power of two that is not less than the words of frames in a payload.
 const FRAME_ROOM: usize = (MAX_KERNEL_FRAMES + 1 + MAX_USER_FRAMES).next_power_of_two();
 const _: () = assert!(FRAME_ROOM <= PAYLOAD_WORDS);
-/// Most bytes copied from the stack at once.
-const COPY_CHUNK: u64 = 4096;
+/// Pages in a row that cannot be read before the stack is taken to end.
+const MAX_MISSED: u32 = 4;
 
 /// Takes a sample of the current task, if it is wanted.
 #[inline(always)]
@@ -112,7 +112,7 @@ fn begin(ctx: &PerfEventContext, scratch: &mut Scratch, [pid, tid, cpu]: [u32; 3
     header.tid = tid;
     header.cpu = cpu;
     header.copy_bytes = 0;
-    header.reserved = 0;
+    header.copy_holes = 0;
     // SAFETY: writes 16 bytes at the most.
     unsafe { bpf_get_current_comm(header.comm.as_mut_ptr().cast(), 16) };
     let kernel_frames = if config::kernel_stacks() { kernel_stack(ctx, scratch) } else { 0 };
@@ -256,27 +256,33 @@ fn hand_up(scratch: &mut Scratch) {
     scratch.header.registers = scratch.walk.registers;
     let from = scratch.walk.registers.sp;
     let words = u64::from(scratch.next);
-    let mut copied = 0u64;
-    for _ in 0..MAX_STACK_COPY as u64 / COPY_CHUNK {
-        // Up to the end of a page: a page that cannot be read costs nothing before it.
-        let chunk = COPY_CHUNK - (from.wrapping_add(copied) & (COPY_CHUNK - 1));
-        let at = words * 8 + copied;
-        if at > (PAYLOAD_WORDS * 8) as u64 - COPY_CHUNK || chunk > COPY_CHUNK {
+    let (mut at, mut copied, mut holes, mut missed) = (0u64, 0u64, 0u32, 0u32);
+    for piece in 0..MAX_STACK_COPY as u64 / STACK_PAGE {
+        let size = STACK_PAGE - (from.wrapping_add(at) & (STACK_PAGE - 1));
+        let target = words * 8 + at;
+        if target > (PAYLOAD_WORDS * 8) as u64 - STACK_PAGE || size > STACK_PAGE {
             break;
         }
-        // SAFETY: the check above leaves room for a whole chunk.
+        // SAFETY: the check above leaves room for a whole page.
         let failed = unsafe {
             bpf_probe_read_user(
-                scratch.words.as_mut_ptr().cast::<u8>().add(at as usize).cast(),
-                chunk as u32,
-                from.wrapping_add(copied) as *const c_void,
+                scratch.words.as_mut_ptr().cast::<u8>().add(target as usize).cast(),
+                size as u32,
+                from.wrapping_add(at) as *const c_void,
             )
         };
-        if failed != 0 {
+        at += size;
+        // A page in the midst of large frames may never have been touched.
+        if failed == 0 {
+            (copied, missed) = (at, 0);
+        } else if missed == MAX_MISSED {
             break;
+        } else {
+            holes |= 1 << piece;
+            missed += 1;
         }
-        copied += chunk;
     }
+    scratch.header.copy_holes = holes;
     scratch.header.copy_bytes = copied as u32;
 }
 

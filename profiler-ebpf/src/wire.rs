@@ -23,6 +23,8 @@ pub const MAX_USER_FRAMES: usize = 2048;
 pub const MAX_KERNEL_FRAMES: usize = 127;
 /// The most bytes of a user stack that are handed up when the walk needs the host.
 pub const MAX_STACK_COPY: usize = 104 * 1024;
+/// Bytes that the stack is copied by.
+pub const STACK_PAGE: u64 = 4096;
 /// Words of a sample's payload: kernel frames, user frames, then the stack copy.
 pub const PAYLOAD_WORDS: usize = 16384 - SampleHeader::WORDS;
 
@@ -306,8 +308,9 @@ pub struct SampleHeader {
     pub user_frames: u32,
     /// Bytes of stack copy; only when the host is to go on with the walk.
     pub copy_bytes: u32,
-    /// Always 0.
-    pub reserved: u32,
+    /// Pieces of the stack copy that could not be read, one bit each from the lowest on: the first
+    /// piece reaches to the end of its page, the others are pages.
+    pub copy_holes: u32,
     /// The thread's name (`comm`) when it was sampled, NUL-padded.
     pub comm: [u8; 16],
     /// Where the walk stands; only when the host is to go on with it.
@@ -354,4 +357,5 @@ const _: () = {
         MAX_KERNEL_FRAMES + 1 + MAX_USER_FRAMES + MAX_STACK_COPY / 8 <= PAYLOAD_WORDS,
         "the payload holds the largest sample"
     );
+    assert!(MAX_STACK_COPY / STACK_PAGE as usize <= 32, "holes of the copy fit into their bits");
 };

@@ -30,10 +30,19 @@ fn main() -> ExitCode {
         Ok(Exit::Done) => ExitCode::SUCCESS,
         Ok(Exit::Nothing) => ExitCode::from(NOTHING),
         Err(error) => {
-            say(format_args!("flame-graph: {error:#}\n"));
+            say(format_args!("flame-graph: {}\n", sentence(&error)));
             ExitCode::from(FAILED)
         }
     }
+}
+
+/// An error with its causes, each said once: some errors name their cause themselves.
+fn sentence(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |said, cause| match cause.to_string() {
+        first if said.is_empty() => first,
+        known if said.contains(&known) => said,
+        more => format!("{said}: {more}"),
+    })
 }
 
 /// What of this host bounds a plan.
@@ -55,4 +64,19 @@ impl log::Log for Stderr {
     }
 
     fn flush(&self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::{Context as _, anyhow};
+
+    use super::sentence;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let error = Err::<(), _>(anyhow!("disk full")).context("cannot write x: disk full");
+        assert_eq!(sentence(&error.unwrap_err()), "cannot write x: disk full");
+        let error = Err::<(), _>(anyhow!("disk full")).context("cannot write x");
+        assert_eq!(sentence(&error.unwrap_err()), "cannot write x: disk full");
+    }
 }

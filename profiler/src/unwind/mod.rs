@@ -138,5 +138,6 @@ pub fn compile(elf: &[u8]) -> Result<UnwindRows, UnwindError> {
     stubs::mark_padding(&mut rows, &mut rules);
     rows.shrink_to_fit();
     let rules = rules.used(&mut rows);
+    trampoline::extend(&mut rows, &rules);
     Ok(UnwindRows { text: file.text, rules, rows, skipped })
 }

@@ -1,6 +1,6 @@
 //! Signal trampolines without unwind information, known by their instructions.
 
-use profiler_ebpf::wire::Rule;
+use profiler_ebpf::wire::{Rule, cfa};
 
 use super::{
     RowAt, UnwindError,
@@ -72,6 +72,19 @@ fn scan(
         from = stop;
     }
     Ok(())
+}
+
+/// Has the rule of a trampoline hold behind its end: while its system call runs, that is where the
+/// thread stands.
+pub fn extend(rows: &mut [RowAt], rules: &[Rule]) {
+    for at in 1..rows.len() {
+        let kind = |row: &RowAt| rules[row.rule as usize].cfa;
+        let is_hole = matches!(kind(&rows[at]), cfa::NONE | cfa::PADDING);
+        let room = rows.get(at + 1).is_none_or(|next| next.address > rows[at].address + 1);
+        if kind(&rows[at - 1]) == cfa::SIGNAL && is_hole && room {
+            rows[at].address += 1;
+        }
+    }
 }
 
 /// Whether a function's code is such a trampoline.

@@ -70,7 +70,7 @@ fn test() -> Result<Outcome> {
     fs::write(&skips, "").with_context(|| format!("cannot write {}", skips.display()))?;
     // The fuzz targets run on their seeds only; the next step gives them time.
     run(cargo()
-        .args(["test", "--locked", "--workspace"])
+        .args(["test", "--locked", "--workspace", "--no-fail-fast"])
         .env("FLAME_GRAPH", target_folder().join("release/flame-graph"))
         .env("SKIPPED_TESTS", &skips)
         .env("FUZZ_SECONDS", "0"))?;

@@ -255,22 +255,13 @@ impl<S: Storage> Recorder<S> {
             && let Some(module) = self.pending_module(&walk, &regions)
         {
             self.modules.request(module);
-            self.move_stack(&mut sample, &walk);
+            // It goes on from here.
+            sample.header.registers = walk.registers;
             self.wait(Waiting { sample, comm, regions, module });
             return;
         }
         self.figures.finished_here += 1;
         self.intern(&sample, &comm, &regions, Some(outcome));
-    }
-
-    /// Has the sample stand where the walk does; what lies below in the copy is not needed again.
-    fn move_stack(&self, sample: &mut Sample, walk: &Walk) {
-        let used = walk.registers.sp.saturating_sub(sample.header.registers.sp);
-        let used = usize::try_from(used).unwrap_or(usize::MAX).min(sample.stack.len());
-        if walk.registers.sp >= sample.header.registers.sp {
-            sample.stack = sample.stack[used..].into();
-            sample.header.registers = walk.registers;
-        }
     }
 
     fn pending_module(&self, walk: &Walk, regions: &Regions) -> Option<ModuleId> {

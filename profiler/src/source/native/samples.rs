@@ -1,6 +1,6 @@
 //! Samples as the engines hand them over: a header, frames, and sometimes a copy of the stack.
 
-use profiler_ebpf::wire::{MAX_STACK_COPY, PAYLOAD_WORDS, SampleHeader};
+use profiler_ebpf::wire::{MAX_STACK_COPY, PAYLOAD_WORDS, STACK_PAGE, SampleHeader};
 
 /// A sample of one thread. Frames are leaf first.
 #[derive(Clone, Debug)]
@@ -11,8 +11,10 @@ pub struct Sample {
     pub kernel: Box<[u64]>,
     /// User frames with their flags (`FRAME_EXACT`, `FRAME_BY_POINTER`).
     pub user: Vec<u64>,
-    /// The stack from `header.registers.sp` on, when the walk is to go on here.
+    /// A copy of the stack, when the walk is to go on here.
     pub stack: Box<[u8]>,
+    /// The address that the copy begins at.
+    pub stack_start: u64,
 }
 
 /// A record that does not hold what its header says.
@@ -43,6 +45,7 @@ impl Sample {
             kernel: words(kernel).collect(),
             user: words(user).collect(),
             stack: stack.into(),
+            stack_start: header.registers.sp,
         })
     }
 
@@ -58,11 +61,22 @@ impl Sample {
     ///
     /// Where the address lies, seen from the copy.
     pub fn word(&self, address: u64) -> Result<u64, Beyond> {
-        let offset = address.checked_sub(self.header.registers.sp).ok_or(Beyond::Below)?;
+        let offset = address.checked_sub(self.stack_start).ok_or(Beyond::Below)?;
         let offset = usize::try_from(offset).map_err(|_| Beyond::Above)?;
         let end = offset.checked_add(8).ok_or(Beyond::Above)?;
         let bytes = self.stack.get(offset..end).and_then(|bytes| bytes.try_into().ok());
-        bytes.map(u64::from_ne_bytes).ok_or(Beyond::Above)
+        let word = bytes.map(u64::from_ne_bytes).ok_or(Beyond::Above)?;
+        let is_hole = |offset| self.header.copy_holes >> self.piece(offset) & 1 != 0;
+        if is_hole(offset) || is_hole(end - 1) { Err(Beyond::Hole) } else { Ok(word) }
+    }
+
+    /// Which piece of the copy holds a byte.
+    fn piece(&self, offset: usize) -> usize {
+        let first = STACK_PAGE - (self.stack_start & (STACK_PAGE - 1));
+        match offset.checked_sub(first as usize) {
+            None => 0,
+            Some(behind) => (1 + behind / STACK_PAGE as usize).min(31),
+        }
     }
 
     /// The thread's name.
@@ -81,6 +95,8 @@ pub enum Beyond {
     Below,
     /// Above it: a longer copy would hold it.
     Above,
+    /// In a page that could not be read.
+    Hole,
 }
 
 fn words(bytes: &[u8]) -> impl Iterator<Item = u64> {
@@ -113,6 +129,20 @@ mod tests {
         assert_eq!((&*sample.kernel, &*sample.user), (&[1][..], &[2, 3][..]));
         assert_eq!((sample.word(0), sample.word(8)), (Ok(4), Ok(5)));
         assert_eq!(sample.word(16), Err(Beyond::Above));
+    }
+
+    #[test]
+    fn holes_hold_nothing() {
+        let header = SampleHeader {
+            copy_bytes: 16,
+            copy_holes: 1,
+            registers: profiler_ebpf::wire::Registers { sp: 4088, ..Default::default() },
+            ..SampleHeader::default()
+        };
+        let mut sample = Sample::decode(&record(header, &[1, 2])).unwrap();
+        (sample.header.copy_holes, sample.stack_start) = (1, header.registers.sp);
+        assert_eq!(sample.word(4088), Err(Beyond::Hole));
+        assert_eq!(sample.word(4096), Ok(2));
     }
 
     #[test]

@@ -207,7 +207,7 @@ fn overlapping_functions_keep_the_first_and_text_clips() {
     let compiled = Made::with_text(0x100).section(".eh_frame", 2, frames.bytes).compile();
     let expected = [
         (TEXT, by_sp(24)),
-        (TEXT + 8, Rule::NONE),
+        (TEXT + 8, Rule { cfa: cfa::PADDING, ..Rule::NONE }),
         (TEXT + 0x10, by_sp(16)),
         (TEXT + 0x30, by_sp(32)),
         (TEXT + 0x60, Rule::NONE),
@@ -366,9 +366,9 @@ fn signal_trampolines() {
     let signal = trampoline::signal_frame();
     let expected = [
         (TEXT + 0x3f, signal),
-        (TEXT + 0x49, Rule::NONE),
+        (TEXT + 0x4a, Rule::NONE),
         (TEXT + 0x7f, signal),
-        (TEXT + 0x87, Rule::NONE),
+        (TEXT + 0x88, Rule::NONE),
     ];
     assert_eq!(list(&made.compile()), expected);
     // With a table for that code, the table counts.

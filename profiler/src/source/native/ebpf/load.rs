@@ -87,10 +87,12 @@ fn brief(error: &(dyn std::error::Error + 'static)) -> String {
     text.lines().next().unwrap_or_default().to_owned()
 }
 
-/// Bytes of the sample ring buffer for the whole host and for chosen processes. It holds a second
-/// of samples at 999 Hz, or some hundred with copies of their stacks.
-const HOST_RING: u32 = 4 << 20;
+/// Bytes of the sample ring buffer for chosen processes and for the whole host. At 99 Hz it holds
+/// seconds of samples, or some dozens with copies of their stacks.
 const PROCESS_RING: u32 = 2 << 20;
+const HOST_RING: u32 = 4 << 20;
+/// From this frequency on it is four times as large.
+const HIGH_FREQUENCY: u64 = 400;
 
 /// The loaded engine. Dropping it detaches and unloads everything.
 pub struct Engine {
@@ -132,6 +134,7 @@ impl Engine {
             Scope::Host => (HOST_TEXT, HOST_RING),
             Scope::Processes { .. } => (PROCESS_TEXT, PROCESS_RING),
         };
+        let ring = if settings.frequency < HIGH_FREQUENCY { ring } else { 4 * ring };
         let (pages, wake) = (text / TEXT_PAGE, ring / 4);
         let mut ebpf = EbpfLoader::new()
             .override_global("ONLY_TARGETS", &only_targets, true)

@@ -77,7 +77,7 @@ impl Layout {
             registers,
             ..SampleHeader::default()
         };
-        Ok(Sample { header, kernel, user, stack })
+        Ok(Sample { header, kernel, user, stack_start: header.registers.sp, stack })
     }
 }
 
