@@ -20,7 +20,7 @@ pub const UNSAFE_FILES: &[(&str, &str)] = &[
     ("profiler/src/target/probe/bpf.rs", "bpf(2) has no safe binding for what is tried here"),
     ("profiler/src/target/probe/perf.rs", "perf_event_open(2) has no safe binding"),
     ("profiler/src/unwind/tests/own_stack.rs", "reads its own stack"),
-    ("profiler/src/source/native/perf_event/events.rs", "perf_event_open(2) has no safe binding"),
+    ("profiler/src/source/native/perf_event/events.rs", "ioctl of a perf event"),
     ("profiler/src/source/native/ring.rs", "a ring shared with the kernel"),
     ("profiler/src/source/native/sideband.rs", "perf_event_open and the ring it maps"),
     ("profiler/src/source/native/samples.rs", "a record's bytes are read as its header"),

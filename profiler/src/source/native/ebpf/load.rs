@@ -87,10 +87,10 @@ fn brief(error: &(dyn std::error::Error + 'static)) -> String {
     text.lines().next().unwrap_or_default().to_owned()
 }
 
-/// Bytes of the sample ring buffer for the whole host and for chosen processes. At 99 Hz it holds
+/// Bytes of the sample ring buffer for chosen processes and for the whole host. At 99 Hz it holds
 /// seconds of samples, or some dozens with copies of their stacks.
-const HOST_RING: u32 = 4 << 20;
 const PROCESS_RING: u32 = 2 << 20;
+const HOST_RING: u32 = 4 << 20;
 /// From this frequency on it is four times as large.
 const HIGH_FREQUENCY: u64 = 400;
 

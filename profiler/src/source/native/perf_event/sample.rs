@@ -77,8 +77,7 @@ impl Layout {
             registers,
             ..SampleHeader::default()
         };
-        let stack_start = header.registers.sp;
-        Ok(Sample { header, kernel, user, stack, stack_start })
+        Ok(Sample { header, kernel, user, stack_start: header.registers.sp, stack })
     }
 }
 

@@ -84,6 +84,8 @@ pub fn start(settings: Settings, kernel: bool) -> anyhow::Result<Running<PerfEve
             for pid in pids {
                 engine.attach(*pid, *children)?;
             }
+            // What was drained meanwhile came before the recording.
+            engine.counts = Counts::default();
         }
     }
     if settings.threads {
