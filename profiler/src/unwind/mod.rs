@@ -113,6 +113,7 @@ pub fn compile(elf: &[u8]) -> Result<UnwindRows, UnwindError> {
     let mut rows = Vec::new();
     if let Some(section) = file.eh_frame() {
         rows = cfi::eh_frame(&section, &file, &mut rules, &mut skipped)?;
+        rows.shrink_to_fit();
     }
     // Go's tables know the frame pointer and the roots; its .debug_frame does not.
     let functions = go::rows(&file, &mut rules)?;

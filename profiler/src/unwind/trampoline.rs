@@ -15,8 +15,8 @@ const SYSCALL: [u8; 2] = [0x0f, 0x05];
 /// signal handlers by one of these and a system call.
 const NUMBER: [&[u8]; 2] = [&[0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0], &[0xb8, 0x0f, 0, 0, 0]];
 
-/// Bytes of a trampoline: shorter holes need no look.
-const MIN_HOLE: u64 = 7;
+/// Shorter holes are padding between functions: looking at each would read all text in.
+const MIN_HOLE: u64 = 16;
 /// Longer ones are no C library's, and looking at them would read them in from the disk.
 const MAX_HOLE: u64 = 4 << 20;
 
