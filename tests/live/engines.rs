@@ -100,7 +100,8 @@ fn signal_handlers() {
     require!(root(), tool("gcc"));
     let program = Build::new("gcc", "e-signals", "signals.c").flags("-O2").build();
     both(Command::new(program).arg("user"), |_, stacks| {
-        assert!(stacks.share("handler") > 0.05, "{stacks}");
+        // The signal comes by the clock: how long its handler takes depends on the machine.
+        assert!(stacks.share("handler") > 0.01, "{stacks}");
         assert!(stacks.filter(|stack| stack.has("handler")).share("interrupted") > 0.97);
     });
 }
