@@ -3,7 +3,7 @@
 //! blazesym trusts what it reads. It allocates what compressed sections claim to need, recurses
 //! along the nesting of debug entries, adds up addresses without a check, and opens files wherever
 //! a debug link or a link to a supplementary file leads. As root, on files of others, each is a way
-//! to stop the profiler. So it reads the files that only root can change ([`super::image`]), and the
+//! to stop the profiler. So it reads the files that only root can change ([`crate::target::image`]), and the
 //! readers in [`super::elf`] and [`super::dwarf`], which bound all of this, read every other one,
 //! and the addresses to which blazesym has no answer (see [`super::module`]).
 //!

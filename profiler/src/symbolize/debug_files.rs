@@ -15,10 +15,8 @@ use std::{
 
 use object::Object;
 
-use super::{
-    elf,
-    image::{Image, open_regular},
-};
+use super::elf;
+use crate::target::image::{Image, open_regular};
 
 /// A file with debug information and where it was found.
 pub struct DebugFile {

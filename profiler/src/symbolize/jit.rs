@@ -14,10 +14,10 @@ use std::{
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
-use super::image::{open_regular, reopen_regular};
 use crate::{
     format::{jitdump, perf_map},
     model::profile::Module,
+    target::image::{open_regular, reopen_regular},
 };
 
 /// Of longer perf maps the end is read, which is the newest.

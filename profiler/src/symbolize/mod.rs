@@ -3,7 +3,7 @@
 //! * User code: the symbol tables and the debug information of the mapped file itself, read through
 //!   the handle that was opened while its process lived, or of its debug file. blazesym reads the
 //!   files that only root can change ([`blaze`]); our own readers ([`elf`], [`dwarf`]) bound what a
-//!   hostile file can make them do, and read those that anybody else can change ([`image`]).
+//!   hostile file can make them do, and read those that anybody else can change ([`crate::target::image`]).
 //! * The vDSO and the kernel ([`kernel`]): from the running kernel.
 //! * Code made at run time ([`jit`]): from the files that its process wrote.
 //!
@@ -16,14 +16,12 @@ mod debug_files;
 pub mod dwarf;
 pub mod elf;
 mod go;
-pub mod image;
 pub mod jit;
 pub mod kernel;
 mod module;
 pub mod names;
 mod plt;
 mod unnamed;
-mod vdso;
 
 use std::{
     fs::File,
@@ -37,10 +35,13 @@ use std::{
 
 use rustc_hash::FxHashMap;
 
-use crate::model::{
-    address::CodeAddress,
-    frame::{Frame, FrameKind, ModuleId, RawFrame},
-    profile::{Module, ModuleKind, Profile, Recording},
+use crate::{
+    model::{
+        address::CodeAddress,
+        frame::{Frame, FrameKind, ModuleId, RawFrame},
+        profile::{Module, ModuleKind, Profile, Recording},
+    },
+    target::{image, vdso},
 };
 use module::{Chain, Named};
 

@@ -13,11 +13,10 @@ use super::{
     debug_files,
     dwarf::{self, Call, Position},
     elf, go,
-    image::Image,
     names::{demangle, file_name, made, unknown},
     plt, unnamed,
 };
-use crate::model::profile::Module;
+use crate::{model::profile::Module, target::image::Image};
 
 /// A function at an address, ready to become a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]

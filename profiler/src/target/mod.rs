@@ -1,5 +1,6 @@
 //! What is profiled and what the host allows: `/proc`, processes, capabilities.
 //!
+//! * [`image`] opens and maps files of others so that they cannot hurt us.
 //! * [`process`] reads `/proc`, below a root that tests can choose.
 //! * [`probe`] finds out by trying what the kernel takes; [`capabilities`] is that and the host's
 //!   settings and privileges.
@@ -8,6 +9,7 @@
 pub mod capabilities;
 pub mod command;
 pub mod engine;
+pub mod image;
 pub mod probe;
 pub mod process;
 pub mod vdso;

@@ -26,8 +26,14 @@ pub fn image() -> io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use object::{Object as _, ObjectSymbol as _};
+
     #[test]
-    fn the_image_is_an_elf_file() {
-        assert!(super::image().unwrap().starts_with(b"\x7fELF"));
+    fn the_image_is_an_elf_file_with_symbols() {
+        let image = super::image().unwrap();
+        assert!(image.starts_with(b"\x7fELF"));
+        let file = object::File::parse(&*image).unwrap();
+        let has = |name| file.dynamic_symbols().any(|symbol| symbol.name() == Ok(name));
+        assert!(has("__vdso_clock_gettime"));
     }
 }

@@ -16,7 +16,6 @@ pub const UNSAFE_FILES: &[(&str, &str)] = &[
     ("profiler-ebpf/src/tables.rs", "BPF helpers take raw pointers"),
     ("profiler-ebpf/src/targets.rs", "BPF helpers take raw pointers"),
     ("profiler/src/source/native/ebpf/mapped.rs", "tables shared with the BPF programs"),
-    ("profiler/src/source/native/open.rs", "maps files that only root can change"),
     ("profiler/src/target/probe/bpf.rs", "bpf(2) has no safe binding for what is tried here"),
     ("profiler/src/target/probe/perf.rs", "perf_event_open(2) has no safe binding"),
     ("profiler/src/unwind/tests/own_stack.rs", "reads its own stack"),
@@ -24,7 +23,7 @@ pub const UNSAFE_FILES: &[(&str, &str)] = &[
     ("profiler/src/source/native/ring.rs", "a ring shared with the kernel"),
     ("profiler/src/source/native/sideband.rs", "perf_event_open and the ring it maps"),
     ("profiler/src/source/native/samples.rs", "a record's bytes are read as its header"),
-    ("profiler/src/symbolize/image.rs", "maps files that nobody else can change"),
+    ("profiler/src/target/image.rs", "maps files that nobody else can change"),
     ("profiler/src/target/command.rs", "user names by libc, and what a child does before exec"),
 ];
 

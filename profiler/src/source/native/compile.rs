@@ -8,16 +8,19 @@ use std::{
     thread,
 };
 
-use super::{hurry, open};
+use super::hurry;
 use crate::{
     model::{
         frame::ModuleId,
         profile::{Module, ModuleKind},
     },
     source::session::Wake,
-    target::vdso,
+    target::{image::Image, vdso},
     unwind::{self, UnwindRows},
 };
+
+/// The largest file that is read.
+const MAX_FILE: u64 = 4 << 30;
 
 /// Rows that were compiled, or why there are none.
 pub struct Compiled {
@@ -75,8 +78,12 @@ fn compile(module: &Module) -> Result<UnwindRows, String> {
             unwind::compile(&image)
         }
         (_, Some(file)) => {
-            let bytes = open::bytes(file).map_err(|error| error.to_string())?;
-            unwind::compile(&bytes)
+            let size = file.metadata().map_err(|error| error.to_string())?.len();
+            if size > MAX_FILE {
+                return Err(format!("the file is larger than {} GiB", MAX_FILE >> 30));
+            }
+            let image = Image::within(file, MAX_FILE).map_err(|error| error.to_string())?;
+            unwind::compile(&image)
         }
         (_, None) => return Ok(UnwindRows::default()),
     };

@@ -1,26 +1,21 @@
 //! Opening the very file that a process has mapped.
 //!
 //! The processes are not ours and the paths are theirs: a path may lead to another file by now, to
-//! a device, or into another mount namespace. So a candidate is opened without side effects first
-//! (`O_PATH`), must be a regular file, must prove to be the mapped one (build ID or inode), and
-//! only then is opened for reading.
+//! a device, or into another mount namespace. So a candidate must be a regular file, which
+//! [`image::open_regular`] finds out without side effects, and prove to be the mapped one by its
+//! build ID or inode.
 
 use std::{
     fs::File,
     io::Read as _,
-    os::{
-        fd::AsRawFd,
-        unix::{
-            ffi::OsStrExt as _,
-            fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
-        },
-    },
+    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     path::{Path, PathBuf},
 };
 
 use object::{Object as _, read::ReadCache};
 
 use super::sideband::Identity;
+use crate::target::image;
 
 /// A mapping of a file in a process.
 #[derive(Clone, Copy, Debug)]
@@ -100,20 +95,8 @@ fn candidates(place: &Place<'_>) -> Vec<PathBuf> {
 
 fn open_candidate(path: &Path, identity: &Identity) -> Result<Opened, String> {
     let text = |error: std::io::Error| error.to_string();
-    let handle = File::options()
-        .read(true)
-        .custom_flags(libc::O_PATH | libc::O_CLOEXEC)
-        .open(path)
-        .map_err(text)?;
-    let metadata = handle.metadata().map_err(text)?;
-    if !metadata.is_file() {
-        return Err("it is not a regular file".to_owned());
-    }
-    let mut file = File::options()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
-        .open(format!("/proc/self/fd/{}", handle.as_raw_fd()))
-        .map_err(text)?;
+    let mut file = image::open_regular(path).map_err(text)?;
+    let metadata = file.metadata().map_err(text)?;
     let mut magic = [0; 4];
     let is_elf = file.read_exact(&mut magic).is_ok() && magic == *b"\x7fELF";
     let build_id = if is_elf { build_id(&file) } else { None };
@@ -139,53 +122,4 @@ fn build_id(file: &File) -> Option<Vec<u8>> {
     let cache = ReadCache::new(file);
     let elf = object::read::elf::ElfFile64::<object::LittleEndian, _>::parse(&cache).ok()?;
     Some(elf.build_id().ok()??.to_vec())
-}
-
-/// The bytes of a mapped file: borrowed from the page cache where nobody but root can change them,
-/// copied elsewhere, as a file that shrinks under a mapping would end this process by SIGBUS.
-pub enum Bytes {
-    /// Mapped.
-    Mapped(memmap2::Mmap),
-    /// Copied.
-    Copied(Vec<u8>),
-}
-
-impl std::ops::Deref for Bytes {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match self {
-            Self::Mapped(map) => map,
-            Self::Copied(bytes) => bytes,
-        }
-    }
-}
-
-/// The largest file that is read.
-const MAX_FILE: u64 = 4 << 30;
-
-/// Makes the bytes of a file available.
-///
-/// # Errors
-///
-/// What reading answers, or that it is too large.
-pub fn bytes(file: &File) -> std::io::Result<Bytes> {
-    let metadata = file.metadata()?;
-    if metadata.len() > MAX_FILE {
-        return Err(std::io::Error::other("the file is larger than 4 GiB"));
-    }
-    if metadata.uid() == 0 && metadata.mode() & 0o022 == 0 {
-        // SAFETY: only root can change the file, and root can end this process anyway.
-        return Ok(Bytes::Mapped(unsafe { memmap2::Mmap::map(file)? }));
-    }
-    let mut bytes = vec![0; metadata.len() as usize];
-    let mut filled = 0;
-    while filled < bytes.len() {
-        match file.read_at(&mut bytes[filled..], filled as u64)? {
-            0 => break,
-            n => filled += n,
-        }
-    }
-    bytes.truncate(filled);
-    Ok(Bytes::Copied(bytes))
 }

@@ -13,9 +13,9 @@ use gimli::{Dwarf, DwarfPackageSections, DwoId, EndianSlice, LittleEndian, Unit}
 use object::{Object, ObjectSection};
 
 use super::{Reader, sections::Sections};
-use crate::symbolize::{
-    elf,
-    image::{Image, open_regular},
+use crate::{
+    symbolize::elf,
+    target::image::{Image, open_regular},
 };
 
 /// Whether units of this file are skeletons.

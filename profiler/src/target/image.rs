@@ -18,7 +18,7 @@ use std::{
 use memmap2::Mmap;
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 
-/// Files of others are not copied beyond this size.
+/// Files of others are not copied beyond this size, unless asked for.
 const MAX_COPY: u64 = 1 << 30;
 
 /// File systems whose server can fail or change a read, whoever owns the file: FUSE, NFS, CIFS and
@@ -46,6 +46,15 @@ impl Image {
     ///
     /// When it is not a regular file, is empty, too large to copy, or cannot be read.
     pub fn of(file: &File) -> io::Result<Self> {
+        Self::within(file, MAX_COPY)
+    }
+
+    /// Maps an open file, copying one of others when it has at most `max_copy` bytes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::of`].
+    pub fn within(file: &File, max_copy: u64) -> io::Result<Self> {
         let metadata = file.metadata()?;
         if !metadata.is_file() {
             return Err(io::Error::other("not a regular file"));
@@ -56,7 +65,7 @@ impl Image {
         let map = if owned_by_root(file, &metadata) {
             map(file)?
         } else {
-            map(&sealed_copy(file, metadata.len())?)?
+            map(&sealed_copy(file, metadata.len(), max_copy)?)?
         };
         Ok(Self { map })
     }
@@ -102,11 +111,11 @@ fn owned_by_root(file: &File, metadata: &std::fs::Metadata) -> bool {
 }
 
 /// A copy of the file in memory that can no longer change.
-fn sealed_copy(file: &File, len: u64) -> io::Result<File> {
-    if len > MAX_COPY {
+fn sealed_copy(file: &File, len: u64, max_copy: u64) -> io::Result<File> {
+    if len > max_copy {
         return Err(io::Error::other(format!(
             "it is not root's and larger than {} MB",
-            MAX_COPY >> 20
+            max_copy >> 20
         )));
     }
     let copy = File::from(rustix::fs::memfd_create(
