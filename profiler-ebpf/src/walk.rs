@@ -201,15 +201,12 @@ impl Walk {
             Ok(None) => return Outcome::UnsupportedRule,
             Err(outcome) => return outcome,
         };
-        if rule.bx_offset != 0 {
-            let address = cfa.wrapping_add_signed(i64::from(rule.bx_offset));
-            match env.word(address) {
-                Some(word) => self.registers.bx = word,
-                None if E::COPY && address < registers.sp => {}
-                None => return Outcome::UnreadableStack,
-            }
-        }
-        self.arrive(ip, cfa, bp, 0)
+        let how = if rule.bx_offset == 0 { saved::SAME } else { saved::AT_CFA };
+        let bx = match self.saved(env, how, rule.bx_offset, cfa) {
+            Ok(value) => value.unwrap_or(registers.bx),
+            Err(outcome) => return outcome,
+        };
+        self.arrive(ip, cfa, [bp, bx], 0)
     }
 
     /// The caller's value of a register; Ok(None): it was not saved.
@@ -265,17 +262,15 @@ impl Walk {
         let (Some(bp), Some(sp), Some(ip)) = (bp, sp, ip) else {
             return Outcome::UnreadableStack;
         };
-        if let Some(bx) = env.word(base.wrapping_add_signed(i64::from(rule.bx_offset))) {
-            self.registers.bx = bx;
-        }
+        let bx = env.word(base.wrapping_add_signed(i64::from(rule.bx_offset)));
         // The interrupted stack may be another one, at any address: no check that sp advances.
-        self.arrive(ip, sp, bp, FRAME_EXACT)
+        self.arrive(ip, sp, [bp, bx.unwrap_or(self.registers.bx)], FRAME_EXACT)
     }
 
     /// Steps by the frame pointer, for want of unwind information.
     #[inline(always)]
     fn step_by_pointer<E: Env>(&mut self, env: &mut E) -> Outcome {
-        let Registers { sp, bp, flags, .. } = self.registers;
+        let Registers { sp, bp, bx, flags, .. } = self.registers;
         if bp == 0 && flags & FRAME_EXACT == 0 {
             // The ABI asks the outermost frame to clear it (System V ABI x86-64, 3.4.1).
             return Outcome::Complete;
@@ -286,11 +281,11 @@ impl Walk {
         let (Some(caller_bp), Some(ip)) = (env.word(bp), env.word(bp.wrapping_add(8))) else {
             return Outcome::UnreadableStack;
         };
-        self.arrive(ip, bp.wrapping_add(16), caller_bp, FRAME_BY_POINTER)
+        self.arrive(ip, bp.wrapping_add(16), [caller_bp, bx], FRAME_BY_POINTER)
     }
 
     #[inline(always)]
-    fn arrive(&mut self, ip: u64, sp: u64, bp: u64, flags: u64) -> Outcome {
+    fn arrive(&mut self, ip: u64, sp: u64, [bp, bx]: [u64; 2], flags: u64) -> Outcome {
         if ip == 0 {
             return Outcome::Complete;
         }
@@ -300,6 +295,7 @@ impl Walk {
         self.registers.ip = ip;
         self.registers.sp = sp;
         self.registers.bp = bp;
+        self.registers.bx = bx;
         self.registers.flags = flags;
         Outcome::Walking
     }
