@@ -28,11 +28,3 @@ impl CodeAddress {
         }
     }
 }
-
-/// A byte offset in a mapped file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct FileOffset(pub u64);
-
-/// A virtual address as an ELF file's own headers use it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ElfAddress(pub u64);

@@ -104,12 +104,6 @@ impl Losses {
         *self.truncated.entry(cause).or_default() += 1;
     }
 
-    /// All stacks cut short.
-    #[must_use]
-    pub fn truncated_total(&self) -> u64 {
-        self.truncated.values().sum()
-    }
-
     /// All that is missing.
     #[must_use]
     pub fn lost_total(&self) -> u64 {

@@ -52,7 +52,6 @@ pub struct Session {
     pub start: Instant,
     stop: Wake,
     stopped: AtomicBool,
-    recording: AtomicBool,
     samples: AtomicU64,
     lost: AtomicU64,
 }
@@ -68,7 +67,6 @@ impl Session {
             start,
             stop: Wake::new()?,
             stopped: AtomicBool::new(false),
-            recording: AtomicBool::new(false),
             samples: AtomicU64::new(0),
             lost: AtomicU64::new(0),
         }))
@@ -90,17 +88,6 @@ impl Session {
     #[must_use]
     pub fn stop_fd(&self) -> BorrowedFd<'_> {
         self.stop.as_fd()
-    }
-
-    /// The source samples from now on.
-    pub fn set_recording(&self) {
-        self.recording.store(true, Ordering::Release);
-    }
-
-    /// Whether the source samples.
-    #[must_use]
-    pub fn is_recording(&self) -> bool {
-        self.recording.load(Ordering::Acquire)
     }
 
     /// Tells how far the recording is.

@@ -254,7 +254,6 @@ impl<E: Engine> Source for Running<E> {
     type Report = Report;
 
     fn record(mut self, session: &Session) -> anyhow::Result<(Recording, Report)> {
-        session.set_recording();
         self.run(session)?;
         self.engine.detach();
         let start_to_recording_ms = (self.began - session.start).as_secs_f64() * 1e3;

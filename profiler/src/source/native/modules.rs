@@ -33,6 +33,14 @@ pub enum Rows {
     None,
 }
 
+impl Rows {
+    /// Whether it is not decided yet what they are.
+    #[must_use]
+    pub fn are_pending(&self) -> bool {
+        matches!(self, Self::Idle | Self::Compiling)
+    }
+}
+
 /// Files that are kept open at the most; the names of others are lost.
 const MAX_OPEN_FILES: usize = 16_384;
 
@@ -252,18 +260,6 @@ impl Modules {
     #[must_use]
     pub fn into_modules(self) -> Vec<Arc<Module>> {
         self.entries.into_iter().map(|entry| entry.module).collect()
-    }
-
-    /// How many modules are known.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// Whether none is known.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
     }
 }
 

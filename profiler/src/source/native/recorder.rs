@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::{
-    modules::{Modules, Rows},
+    modules::Modules,
     processes::{NewMapping, Processes, Regions, region_at, wire_mappings},
     samples::{Beyond, Sample},
     sideband::{Event, Record},
@@ -266,8 +266,7 @@ impl<S: Storage> Recorder<S> {
 
     fn pending_module(&self, walk: &Walk, regions: &Regions) -> Option<ModuleId> {
         let region = region_at(regions, code_address(walk.frame()).lookup())?;
-        let pending = matches!(self.modules.rows(region.module), Rows::Idle | Rows::Compiling);
-        pending.then_some(region.module)
+        self.modules.rows(region.module).are_pending().then_some(region.module)
     }
 
     fn wait(&mut self, waiting: Waiting) {
@@ -285,7 +284,7 @@ impl<S: Storage> Recorder<S> {
     fn resume(&mut self) {
         self.waiting_bytes = 0;
         for waiting in std::mem::take(&mut self.waiting) {
-            if matches!(self.modules.rows(waiting.module), Rows::Idle | Rows::Compiling) {
+            if self.modules.rows(waiting.module).are_pending() {
                 self.wait(waiting);
             } else {
                 self.walk_on(waiting.sample, waiting.comm, waiting.regions);

@@ -48,8 +48,6 @@ pub trait Storage {
     fn pages_ref(&self) -> &[PageRows];
     /// The rules, to read.
     fn rules_ref(&self) -> &[Rule];
-    /// The mapping table, to read.
-    fn mappings_ref(&self) -> &[Mapping];
     /// A row segment, to read.
     fn segment_ref(&self, number: usize) -> Option<&[Row]>;
 }
@@ -158,7 +156,6 @@ pub struct Tables<S> {
     segments: Vec<FreeList>,
     pages: FreeList,
     mappings: FreeList,
-    rows: u64,
     rows_ever: u64,
 }
 
@@ -174,24 +171,13 @@ impl<S: Storage> Tables<S> {
             segments: Vec::new(),
             pages,
             mappings,
-            rows: 0,
             rows_ever: 0,
         }
-    }
-
-    /// Rows installed now.
-    pub fn rows(&self) -> u64 {
-        self.rows
     }
 
     /// Rows that were ever installed.
     pub fn rows_ever(&self) -> u64 {
         self.rows_ever
-    }
-
-    /// Rules in use.
-    pub fn rules(&self) -> usize {
-        self.rule_numbers.len()
     }
 
     /// The memory behind the tables.
@@ -209,12 +195,11 @@ impl<S: Storage> Tables<S> {
         match self.fill(compiled, &mut file) {
             Ok(()) => {
                 fence(Ordering::Release);
-                self.rows += file.rows();
                 self.rows_ever += file.rows();
                 Ok(file)
             }
             Err(full) => {
-                self.give_back(&file);
+                self.remove(&file);
                 Err(full)
             }
         }
@@ -222,11 +207,6 @@ impl<S: Storage> Tables<S> {
 
     /// Gives the room of a file back.
     pub fn remove(&mut self, file: &FileTables) {
-        self.rows -= file.rows();
-        self.give_back(file);
-    }
-
-    fn give_back(&mut self, file: &FileTables) {
         for (_, extent) in &file.text {
             self.pages.rest(*extent);
         }

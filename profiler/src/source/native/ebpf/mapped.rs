@@ -138,10 +138,6 @@ impl Storage for MappedTables {
         self.rules.slice()
     }
 
-    fn mappings_ref(&self) -> &[Mapping] {
-        self.mappings.slice()
-    }
-
     fn segment_ref(&self, number: usize) -> Option<&[Row]> {
         self.segments.get(number).map(MappedArray::slice)
     }

@@ -15,6 +15,7 @@ use crate::{
         samples::Sample,
         sideband::Sideband,
     },
+    target::capabilities::online_cpus,
 };
 
 /// The engine with the side-band beside it.
@@ -32,8 +33,7 @@ pub struct EbpfEngine {
 /// What the kernel refused. Nothing is left behind then.
 pub fn start(settings: Settings) -> anyhow::Result<Running<EbpfEngine>> {
     prepare_thread();
-    let cpus = aya::util::online_cpus().map_err(|(_, error)| error);
-    let cpus = cpus.context("cannot tell which CPUs are online")?;
+    let cpus = online_cpus();
     let possible = aya::util::nr_cpus().map_err(|(_, error)| error);
     let possible = possible.context("cannot tell how many CPUs are possible")?;
     let sideband =

@@ -62,10 +62,6 @@ impl Storage for VecTables {
         &self.rules
     }
 
-    fn mappings_ref(&self) -> &[Mapping] {
-        &[]
-    }
-
     fn segment_ref(&self, number: usize) -> Option<&[Row]> {
         self.segments.get(number).map(Vec::as_slice)
     }
