@@ -252,7 +252,6 @@ extern "C" fn step(index: u32, cpu: *mut u32) -> i64 {
 /// Copies the stack from the current frame on behind the frames, for the host to go on with.
 #[inline(always)]
 fn hand_up(scratch: &mut Scratch) {
-    count(Counter::HandedUp, 1);
     scratch.header.registers = scratch.walk.registers;
     let from = scratch.walk.registers.sp;
     let words = u64::from(scratch.next);

@@ -336,12 +336,10 @@ pub enum Counter {
     TargetsFull = 3,
     /// User frames walked in the kernel.
     Frames = 4,
-    /// Samples handed up to be finished on the host.
-    HandedUp = 5,
 }
 
 /// Number of [`Counter`]s.
-pub const COUNTERS: usize = 6;
+pub const COUNTERS: usize = 5;
 
 const _: () = {
     assert!(size_of::<Row>() == 4);

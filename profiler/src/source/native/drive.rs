@@ -116,11 +116,7 @@ impl<S: Storage> Followed<S> {
     /// Takes up what runs already. A process that ends meanwhile is simply not there.
     fn add_running(&mut self, scope: &Scope) {
         let proc = Proc::new();
-        let pids = match scope {
-            Scope::Host => proc.pids().unwrap_or_default(),
-            Scope::Processes { pids, .. } => pids.clone(),
-        };
-        for pid in pids {
+        for pid in scope.pids(&proc) {
             let (Ok(comm), Ok(threads), Ok(mappings)) =
                 (proc.comm(pid), proc.threads(pid), proc.executable_mappings(pid))
             else {

@@ -30,6 +30,8 @@ use rustix::{
 };
 use serde::Serialize;
 
+use crate::target::process::Proc;
+
 /// Priority (`nice`) of the threads that record: buffers must not run full, and samples not wait,
 /// because the host is busy.
 const NICE: i32 = -10;
@@ -54,6 +56,16 @@ pub enum Scope {
         /// Also the processes that they create.
         children: bool,
     },
+}
+
+impl Scope {
+    /// The processes that run now.
+    fn pids(&self, proc: &Proc) -> Vec<u32> {
+        match self {
+            Self::Host => proc.pids().unwrap_or_default(),
+            Self::Processes { pids, .. } => pids.clone(),
+        }
+    }
 }
 
 /// What to sample, and how.

@@ -18,7 +18,7 @@ use aya::{
     sys::{Stats, enable_stats},
 };
 use aya_log::EbpfLogger;
-use profiler_ebpf::wire::{COUNTERS, Counter, PageRows, TEXT_PAGE};
+use profiler_ebpf::wire::{Counter, TEXT_PAGE};
 
 use super::{
     btf::{Btf, BtfError},
@@ -277,11 +277,6 @@ impl Engine {
 /// Bytes of text that the page index covers for the whole host, and for chosen processes.
 const HOST_TEXT: u64 = 2 << 30;
 const PROCESS_TEXT: u64 = 1 << 30;
-
-const _: () = {
-    assert!(size_of::<PageRows>() == 8);
-    assert!(COUNTERS == 6);
-};
 
 /// Offsets that the programs need, from this kernel's BTF.
 struct Offsets {

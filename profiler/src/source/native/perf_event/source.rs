@@ -231,11 +231,7 @@ impl Names {
     /// Takes up the threads that run already.
     fn read(&mut self, scope: &Scope) {
         let proc = Proc::new();
-        let pids = match scope {
-            Scope::Host => proc.pids().unwrap_or_default(),
-            Scope::Processes { pids, .. } => pids.clone(),
-        };
-        for pid in pids {
+        for pid in scope.pids(&proc) {
             for tid in proc.threads(pid).unwrap_or_default() {
                 if let Ok(name) = proc.thread_comm(pid, tid) {
                     self.0.insert(tid, padded(&name));
