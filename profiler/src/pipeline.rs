@@ -3,6 +3,7 @@
 mod cpu;
 mod engine;
 mod stats;
+mod steer;
 
 use std::{
     fmt::{self, Write as _},

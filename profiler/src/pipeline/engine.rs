@@ -7,7 +7,7 @@ use crate::{
     cli,
     model::profile::Recording,
     source::{
-        Source as _,
+        Source,
         native::{
             Report, Scope, Settings, drive,
             ebpf::source::{self as ebpf, EbpfEngine},
@@ -29,12 +29,10 @@ pub enum Running {
     PerfEvent(Box<drive::Running<PerfEventEngine>>),
 }
 
-impl Running {
-    /// Records until the session ends.
-    ///
-    /// # Errors
-    /// When waiting for samples fails.
-    pub fn record(self, session: &Session) -> anyhow::Result<(Recording, Report)> {
+impl Source for Running {
+    type Report = Report;
+
+    fn record(self, session: &Session) -> anyhow::Result<(Recording, Report)> {
         match self {
             Self::Ebpf(running) => running.record(session),
             Self::PerfEvent(running) => running.record(session),

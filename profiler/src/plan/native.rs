@@ -1,34 +1,13 @@
-//! What the command line means: every value parsed, every default filled in, every contradiction
-//! refused. Nothing here touches the host; what it allows comes in as [`Host`].
+//! Recordings by our own engines: whom, how long, what is shown.
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
+use super::{DEFAULT_DURATION, Host, PlanError, duration, outputs};
 use crate::{
-    cli::{self, Cli, Command},
-    export::output::{Output, OutputError},
+    cli,
+    export::output::Output,
     fold::{Side, View},
 };
-
-/// Duration of a recording when none is given.
-const DEFAULT_DURATION: Duration = Duration::from_secs(30);
-/// Longer recordings are taken for a slip.
-const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
-
-/// What is to be done.
-#[derive(Debug)]
-pub enum Plan {
-    /// Record CPU time.
-    Cpu(CpuPlan),
-    /// Draw what was recorded before.
-    File(FilePlan),
-    /// Say what the host allows.
-    Doctor {
-        /// As JSON.
-        json: bool,
-        /// With the verifier's own words.
-        verbose: bool,
-    },
-}
 
 /// What is recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,126 +51,45 @@ pub struct CpuPlan {
     pub view: View,
     /// Where figures about the recording go.
     pub stats: Option<PathBuf>,
-    /// Whether to say more.
-    pub verbose: bool,
 }
 
-/// Drawing of what was recorded before.
-#[derive(Clone, Debug)]
-pub struct FilePlan {
-    /// The input; none: standard input.
-    pub input: Option<PathBuf>,
-    /// What is written.
-    pub outputs: Vec<Output>,
-    /// Heading of the picture.
-    pub title: String,
+/// The plan of `flame-graph cpu`.
+///
+/// # Errors
+/// The first contradiction or unusable value.
+pub fn cpu(cpu: cli::Cpu, host: &Host) -> Result<CpuPlan, PlanError> {
+    let cli::Cpu { targets, frequency: hertz, engine, show, written, stats } = cpu;
+    let view = view(&show)?;
+    let frequency = frequency(&hertz, host)?;
+    let given = targets.duration.as_deref().map(duration).transpose()?;
+    let outputs = outputs(&written.output)?;
+    let target = target(targets)?;
+    let until_end = matches!(target, Target::Command { .. });
+    Ok(CpuPlan {
+        target,
+        duration: given.or((!until_end).then_some(DEFAULT_DURATION)),
+        frequency,
+        engine,
+        outputs,
+        title: written.title.unwrap_or_else(|| "CPU time".to_owned()),
+        threads: show.threads,
+        view,
+        stats,
+    })
 }
 
-/// What of the host bounds a plan.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Host {
-    /// `kernel.perf_event_max_sample_rate`, in samples a second; none: not known.
-    pub max_frequency: Option<u64>,
-}
-
-/// Why the command line makes no plan.
-#[derive(Debug, thiserror::Error)]
-pub enum PlanError {
-    /// More than one target.
-    #[error("{0} and {1} name two targets; give one of them")]
-    TwoTargets(&'static str, &'static str),
-    /// An option that needs another.
-    #[error("{option} needs {needs}")]
-    Needs {
-        /// The option.
-        option: &'static str,
-        /// What it needs.
-        needs: &'static str,
-    },
-    /// Both sides exclusively.
-    #[error("--user-only and --kernel-only together leave nothing to show; give one of them")]
-    NoSide,
-    /// A pid that cannot be one.
-    #[error("--pid: {0:?} is not a process id")]
-    Pid(String),
-    /// A duration that cannot be used.
-    #[error("--duration: {0:?} is not a time above 0, such as 10, 0.5, 10s or 2m, up to 365 days")]
-    Duration(String),
-    /// A frequency that cannot be used.
-    #[error("--frequency: {0:?} is not a whole number of samples a second above 0")]
-    Frequency(String),
-    /// A frequency beyond the kernel's limit.
-    #[error(
-        "--frequency: {asked} is above this kernel's limit of {limit} samples a second; ask for \
-         less, or raise kernel.perf_event_max_sample_rate"
-    )]
-    TooFrequent {
-        /// What was asked for.
-        asked: u64,
-        /// What the kernel allows.
-        limit: u64,
-    },
-    /// The same output twice.
-    #[error("--output: {0:?} is given twice")]
-    SameOutput(OsString),
-    /// An output that cannot be used.
-    #[error("--output: {0}")]
-    Output(#[from] OutputError),
-}
-
-impl Plan {
-    /// The plan that a command line stands for.
-    ///
-    /// # Errors
-    /// The first contradiction or unusable value.
-    pub fn new(cli: Cli, host: &Host) -> Result<Self, PlanError> {
-        match cli.command {
-            Command::Cpu(cpu) => Ok(Self::Cpu(plan_cpu(cpu, host)?)),
-            Command::File(file) => Ok(Self::File(FilePlan {
-                input: (file.input != "-").then(|| file.input.into()),
-                outputs: outputs(&file.output)?,
-                title: file.title.unwrap_or_else(|| "Flame graph".to_owned()),
-            })),
-            Command::Doctor(doctor) => {
-                Ok(Self::Doctor { json: doctor.json, verbose: doctor.verbose })
-            }
-        }
-    }
-}
-
-fn plan_cpu(cpu: cli::Cpu, host: &Host) -> Result<CpuPlan, PlanError> {
-    let side = match (cpu.user_only, cpu.kernel_only) {
+fn view(show: &cli::Show) -> Result<View, PlanError> {
+    let side = match (show.user_only, show.kernel_only) {
         (true, true) => return Err(PlanError::NoSide),
         (true, false) => Side::User,
         (false, true) => Side::Kernel,
         (false, false) => Side::Both,
     };
-    let frequency = frequency(&cpu.frequency, host)?;
-    let duration = cpu.duration.as_deref().map(duration).transpose()?;
-    let outputs = outputs(&cpu.output)?;
-    let target = target(cpu.pid, cpu.children, cpu.all, cpu.command, cpu.user)?;
-    let until_end = matches!(target, Target::Command { .. });
-    Ok(CpuPlan {
-        target,
-        duration: duration.or((!until_end).then_some(DEFAULT_DURATION)),
-        frequency,
-        engine: cpu.engine,
-        outputs,
-        title: cpu.title.unwrap_or_else(|| "CPU time".to_owned()),
-        threads: cpu.threads,
-        view: View { side, inlined: !cpu.no_inline },
-        stats: cpu.stats,
-        verbose: cpu.verbose,
-    })
+    Ok(View { side, inlined: !show.no_inline })
 }
 
-fn target(
-    pids: Vec<String>,
-    children: bool,
-    all: bool,
-    argv: Vec<OsString>,
-    user: Option<String>,
-) -> Result<Target, PlanError> {
+fn target(targets: cli::Targets) -> Result<Target, PlanError> {
+    let cli::Targets { pid: pids, children, all, user, command: argv, .. } = targets;
     match (pids.is_empty(), all, argv.is_empty()) {
         (false, true, _) => return Err(PlanError::TwoTargets("--pid", "--all")),
         (false, _, false) => return Err(PlanError::TwoTargets("--pid", "a command")),
@@ -239,39 +137,12 @@ fn frequency(text: &str, host: &Host) -> Result<u64, PlanError> {
     }
 }
 
-fn duration(text: &str) -> Result<Duration, PlanError> {
-    const UNITS: [(&str, f64); 4] = [("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
-    let wrong = || PlanError::Duration(text.to_owned());
-    let (number, unit) = UNITS
-        .into_iter()
-        .find_map(|(unit, seconds)| Some((text.strip_suffix(unit)?, seconds)))
-        .unwrap_or((text, 1.0));
-    // Floating-point text may also be `inf`, `nan` or `1e9`: none of these is a duration here.
-    if !number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
-        return Err(wrong());
-    }
-    let seconds = number.parse::<f64>().map_err(|_| wrong())? * unit;
-    let duration = Duration::try_from_secs_f64(seconds).map_err(|_| wrong())?;
-    if duration.is_zero() || duration > MAX_DURATION { Err(wrong()) } else { Ok(duration) }
-}
-
-fn outputs(names: &[OsString]) -> Result<Vec<Output>, PlanError> {
-    let mut outputs = Vec::with_capacity(names.len());
-    for name in names {
-        let output = Output::parse(name)?;
-        if outputs.contains(&output) {
-            return Err(PlanError::SameOutput(name.clone()));
-        }
-        outputs.push(output);
-    }
-    Ok(outputs)
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser as _;
 
     use super::*;
+    use crate::{cli::Cli, plan::Plan};
 
     fn cpu(args: &str) -> Result<CpuPlan, String> {
         let words = ["flame-graph", "cpu"].into_iter().chain(args.split_whitespace());

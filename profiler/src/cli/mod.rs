@@ -1,0 +1,93 @@
+//! What was typed: the command line as clap parses it. What it means is [`plan`](crate::plan)'s.
+//!
+//! * [`native`]: the options of recordings by our own engines.
+
+pub mod native;
+
+use std::ffi::OsString;
+
+use clap::{Args, Parser, Subcommand};
+
+pub use native::{Cpu, Engine, Show, Targets};
+
+/// Shows where a Linux host's time goes, as flame graphs.
+#[derive(Debug, Parser)]
+#[command(name = "flame-graph", version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Record what runs on the CPUs: the whole host, processes, or a command
+    Cpu(Cpu),
+    /// Draw stacks that were written down before
+    File(File),
+    /// Say what this host allows, and what to do about the rest
+    Doctor(Doctor),
+}
+
+/// Where a profile goes, and what is said beside it.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Output")]
+pub struct Written {
+    /// Where to write; may be repeated. The ending chooses the format (.svg, .folded, .txt); `-` is
+    /// folded text on standard output
+    #[arg(short, long, value_name = "PATH", default_value = "flamegraph.svg")]
+    pub output: Vec<OsString>,
+    /// Heading of the picture
+    #[arg(long)]
+    pub title: Option<String>,
+    /// Say more on standard error
+    #[arg(long)]
+    pub verbose: bool,
+}
+
+/// `flame-graph file`.
+#[derive(Debug, Args)]
+pub struct File {
+    /// Folded stacks: lines of `process;function;…;function COUNT`; `-` is standard input
+    #[arg(short, long, value_name = "PATH")]
+    pub input: OsString,
+    /// Where it goes.
+    #[command(flatten)]
+    pub written: Written,
+}
+
+/// `flame-graph doctor`.
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Also print what the kernel's verifier said
+    #[arg(long)]
+    pub verbose: bool,
+}
+
+impl Cli {
+    /// Whether more is to be said on standard error.
+    #[must_use]
+    pub fn verbose(&self) -> bool {
+        match &self.command {
+            Command::Cpu(cpu) => cpu.written.verbose,
+            Command::File(file) => file.written.verbose,
+            Command::Doctor(doctor) => doctor.verbose,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

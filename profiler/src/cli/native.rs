@@ -1,0 +1,84 @@
+//! The native recordings' options: whom to record, what to show, where it goes.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{Args, ValueEnum};
+
+use super::Written;
+
+/// Whom to record.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Whom to record")]
+pub struct Targets {
+    /// Record these processes, with all their threads [default: the whole host]
+    #[arg(long, value_name = "PID[,PID…]", value_delimiter = ',')]
+    pub pid: Vec<String>,
+    /// Also record what these processes start while it runs
+    #[arg(long)]
+    pub children: bool,
+    /// Record the whole host
+    #[arg(long)]
+    pub all: bool,
+    /// Run the command as this user
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
+    /// How long to record: 10, 0.5, 10s, 2m [default: 30, a command until it ends]
+    #[arg(short, long, value_name = "SECS", allow_hyphen_values = true)]
+    pub duration: Option<String>,
+    /// Run this command and record it, with its children, until it ends
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// What to show of native stacks.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "What to show")]
+pub struct Show {
+    /// Tell threads apart: their names are the second frame
+    #[arg(long)]
+    pub threads: bool,
+    /// Show user frames only
+    #[arg(long)]
+    pub user_only: bool,
+    /// Show kernel frames only
+    #[arg(long)]
+    pub kernel_only: bool,
+    /// Do not show inlined calls as frames
+    #[arg(long)]
+    pub no_inline: bool,
+}
+
+/// `flame-graph cpu`.
+#[derive(Debug, Default, Args)]
+pub struct Cpu {
+    /// Whom to record.
+    #[command(flatten)]
+    pub targets: Targets,
+    /// Samples a second on each CPU
+    #[arg(short = 'F', long, value_name = "HZ", default_value = "99", allow_hyphen_values = true)]
+    pub frequency: String,
+    /// What takes the samples: BPF programs, or perf events with copies of stacks where BPF cannot
+    /// be used
+    #[arg(long, value_name = "ENGINE", value_enum)]
+    pub engine: Option<Engine>,
+    /// What to show.
+    #[command(flatten)]
+    pub show: Show,
+    /// Where it goes.
+    #[command(flatten)]
+    pub written: Written,
+    /// Write figures about the recording itself to this file, as JSON
+    #[arg(long, value_name = "FILE.json", help_heading = "Output")]
+    pub stats: Option<PathBuf>,
+}
+
+/// The engines of `flame-graph cpu`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Engine {
+    /// eBPF, else perf events [default]
+    Auto,
+    /// eBPF
+    Ebpf,
+    /// Perf events
+    PerfEvent,
+}

@@ -1,0 +1,146 @@
+//! What the command line means: every value parsed, every default filled in, every contradiction
+//! refused. Nothing here touches the host; what it allows comes in as [`Host`].
+//!
+//! * [`native`]: recordings by our own engines.
+
+pub mod native;
+
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use crate::{
+    cli::{Cli, Command},
+    export::output::{Output, OutputError},
+};
+pub use native::{CpuPlan, Target};
+
+/// Duration of a recording when none is given.
+const DEFAULT_DURATION: Duration = Duration::from_secs(30);
+/// Longer recordings are taken for a slip.
+const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Plan {
+    /// Record CPU time.
+    Cpu(CpuPlan),
+    /// Draw what was recorded before.
+    File(FilePlan),
+    /// Say what the host allows.
+    Doctor {
+        /// As JSON.
+        json: bool,
+        /// With the verifier's own words.
+        verbose: bool,
+    },
+}
+
+/// Drawing of what was recorded before.
+#[derive(Clone, Debug)]
+pub struct FilePlan {
+    /// The input; none: standard input.
+    pub input: Option<PathBuf>,
+    /// What is written.
+    pub outputs: Vec<Output>,
+    /// Heading of the picture.
+    pub title: String,
+}
+
+/// What of the host bounds a plan.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Host {
+    /// `kernel.perf_event_max_sample_rate`, in samples a second; none: not known.
+    pub max_frequency: Option<u64>,
+}
+
+/// Why the command line makes no plan.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// More than one target.
+    #[error("{0} and {1} name two targets; give one of them")]
+    TwoTargets(&'static str, &'static str),
+    /// An option that needs another.
+    #[error("{option} needs {needs}")]
+    Needs {
+        /// The option.
+        option: &'static str,
+        /// What it needs.
+        needs: &'static str,
+    },
+    /// Both sides exclusively.
+    #[error("--user-only and --kernel-only together leave nothing to show; give one of them")]
+    NoSide,
+    /// A pid that cannot be one.
+    #[error("--pid: {0:?} is not a process id")]
+    Pid(String),
+    /// A duration that cannot be used.
+    #[error("--duration: {0:?} is not a time above 0, such as 10, 0.5, 10s or 2m, up to 365 days")]
+    Duration(String),
+    /// A frequency that cannot be used.
+    #[error("--frequency: {0:?} is not a whole number of samples a second above 0")]
+    Frequency(String),
+    /// A frequency beyond the kernel's limit.
+    #[error(
+        "--frequency: {asked} is above this kernel's limit of {limit} samples a second; ask for \
+         less, or raise kernel.perf_event_max_sample_rate"
+    )]
+    TooFrequent {
+        /// What was asked for.
+        asked: u64,
+        /// What the kernel allows.
+        limit: u64,
+    },
+    /// The same output twice.
+    #[error("--output: {0:?} is given twice")]
+    SameOutput(OsString),
+    /// An output that cannot be used.
+    #[error("--output: {0}")]
+    Output(#[from] OutputError),
+}
+
+impl Plan {
+    /// The plan that a command line stands for.
+    ///
+    /// # Errors
+    /// The first contradiction or unusable value.
+    pub fn new(cli: Cli, host: &Host) -> Result<Self, PlanError> {
+        match cli.command {
+            Command::Cpu(cpu) => Ok(Self::Cpu(native::cpu(cpu, host)?)),
+            Command::File(file) => Ok(Self::File(FilePlan {
+                input: (file.input != "-").then(|| file.input.into()),
+                outputs: outputs(&file.written.output)?,
+                title: file.written.title.unwrap_or_else(|| "Flame graph".to_owned()),
+            })),
+            Command::Doctor(doctor) => {
+                Ok(Self::Doctor { json: doctor.json, verbose: doctor.verbose })
+            }
+        }
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, PlanError> {
+    const UNITS: [(&str, f64); 4] = [("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
+    let wrong = || PlanError::Duration(text.to_owned());
+    let (number, unit) = UNITS
+        .into_iter()
+        .find_map(|(unit, seconds)| Some((text.strip_suffix(unit)?, seconds)))
+        .unwrap_or((text, 1.0));
+    // Floating-point text may also be `inf`, `nan` or `1e9`: none of these is a duration here.
+    if !number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
+        return Err(wrong());
+    }
+    let seconds = number.parse::<f64>().map_err(|_| wrong())? * unit;
+    let duration = Duration::try_from_secs_f64(seconds).map_err(|_| wrong())?;
+    if duration.is_zero() || duration > MAX_DURATION { Err(wrong()) } else { Ok(duration) }
+}
+
+fn outputs(names: &[OsString]) -> Result<Vec<Output>, PlanError> {
+    let mut outputs = Vec::with_capacity(names.len());
+    for name in names {
+        let output = Output::parse(name)?;
+        if outputs.contains(&output) {
+            return Err(PlanError::SameOutput(name.clone()));
+        }
+        outputs.push(output);
+    }
+    Ok(outputs)
+}
