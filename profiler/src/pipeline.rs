@@ -1,5 +1,6 @@
 //! The one module that knows every stage, from source to exporter.
 
+mod collect;
 mod cpu;
 mod engine;
 mod stats;
@@ -40,6 +41,7 @@ pub enum Exit {
 pub fn run(plan: Plan) -> anyhow::Result<Exit> {
     match plan {
         Plan::Cpu(plan) => cpu::cpu(&plan),
+        Plan::Collect(plan) => collect::collect(*plan),
         Plan::File(plan) => file(&plan),
         Plan::Doctor { json, verbose } => doctor(json, verbose),
     }

@@ -25,6 +25,8 @@ mod places;
 #[cfg(test)]
 mod runtimes;
 #[cfg(test)]
+mod services;
+#[cfg(test)]
 mod signals;
 #[cfg(test)]
 mod support;

@@ -1,13 +1,16 @@
 //! What was typed: the command line as clap parses it. What it means is [`plan`](crate::plan)'s.
 //!
 //! * [`native`]: the options of recordings by our own engines.
+//! * [`collect`]: the options of collectors, which ask services and runtimes.
 
+pub mod collect;
 pub mod native;
 
 use std::ffi::OsString;
 
 use clap::{Args, Parser, Subcommand};
 
+pub use collect::{Access, Common, Pprof};
 pub use native::{Cpu, Engine, Show, Targets};
 
 /// Shows where a Linux host's time goes, as flame graphs.
@@ -24,6 +27,8 @@ pub struct Cli {
 pub enum Command {
     /// Record what runs on the CPUs: the whole host, processes, or a command
     Cpu(Cpu),
+    /// Ask a pprof endpoint, as Go programs have: CPU, heap, locks, goroutines
+    Pprof(Pprof),
     /// Draw stacks that were written down before
     File(File),
     /// Say what this host allows, and what to do about the rest
@@ -74,6 +79,7 @@ impl Cli {
     pub fn verbose(&self) -> bool {
         match &self.command {
             Command::Cpu(cpu) => cpu.written.verbose,
+            Command::Pprof(pprof) => pprof.common.written.verbose,
             Command::File(file) => file.written.verbose,
             Command::Doctor(doctor) => doctor.verbose,
         }

@@ -98,3 +98,32 @@ impl Frame {
         Self { symbol: false, ..Self::symbol(name, kind) }
     }
 }
+
+/// Name of the file at the end of a path as the kernel reports it.
+#[must_use]
+pub fn file_name(path: &str) -> &str {
+    let path = path.strip_suffix(" (deleted)").unwrap_or(path);
+    path.rsplit('/').find(|part| !part.is_empty()).unwrap_or(path)
+}
+
+/// The placeholder for an unknown function: `[libfoo.so+0x1234]`.
+#[must_use]
+pub fn unknown(module: &str, offset: u64) -> String {
+    // `[vdso]` keeps one pair of brackets.
+    let module = module.strip_prefix('[').and_then(|m| m.strip_suffix(']')).unwrap_or(module);
+    format!("[{module}+{offset:#x}]")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn placeholders_name_module_and_offset() {
+        assert_eq!(
+            unknown(file_name("/usr/lib/libfoo.so.1 (deleted)"), 0x12),
+            "[libfoo.so.1+0x12]"
+        );
+        assert_eq!(unknown("[vdso]", 0x9c0), "[vdso+0x9c0]");
+    }
+}

@@ -6,4 +6,5 @@ pub mod frame;
 pub mod loss;
 pub mod metric;
 pub mod profile;
+pub mod secret;
 pub mod stacks;

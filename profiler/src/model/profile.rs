@@ -80,6 +80,22 @@ pub struct Recording {
     pub complete: u64,
 }
 
+impl Recording {
+    /// A recording that caught nothing.
+    #[must_use]
+    pub fn empty(metadata: Metadata) -> Self {
+        Self {
+            metadata,
+            metrics: vec![Metric::samples()],
+            stacks: Stacks::new(1),
+            modules: Vec::new(),
+            losses: Losses::default(),
+            samples: 0,
+            complete: 0,
+        }
+    }
+}
+
 /// Stacks of named frames.
 #[derive(Debug)]
 pub struct Profile {

@@ -6,11 +6,12 @@ use anyhow::Context as _;
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
-use crate::{model::profile::Profile, source::native::Report};
+use crate::model::profile::Profile;
 
-/// What `--stats` writes, as JSON. Causes are the names that the summary and the picture use.
+/// What `--stats` writes, as JSON, with what the source reports (`R`). Causes are the names that the
+/// summary and the picture use.
 #[derive(Debug, Serialize)]
-pub struct Stats {
+pub struct Stats<R> {
     /// What was recorded.
     target: String,
     /// The engine.
@@ -31,7 +32,7 @@ pub struct Stats {
     distinct_stacks: u64,
     /// What the source tells.
     #[serde(flatten)]
-    source: Report,
+    source: R,
     /// Milliseconds from the end of the recording to the last output written.
     stop_to_picture_ms: f64,
     /// CPU time of flame-graph itself, user and kernel.
@@ -40,10 +41,10 @@ pub struct Stats {
     peak_rss_bytes: u64,
 }
 
-impl Stats {
+impl<R: Serialize> Stats<R> {
     /// The figures of a profile and its source; those about ourselves come with [`Self::finish`].
     #[must_use]
-    pub fn of(profile: &Profile, source: Report) -> Self {
+    pub fn of(profile: &Profile, source: R) -> Self {
         let metadata = &profile.metadata;
         let losses = &profile.losses;
         Self {

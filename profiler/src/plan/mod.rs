@@ -2,7 +2,9 @@
 //! refused. Nothing here touches the host; what it allows comes in as [`Host`].
 //!
 //! * [`native`]: recordings by our own engines.
+//! * [`collect`]: recordings by collectors.
 
+pub mod collect;
 pub mod native;
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
@@ -10,7 +12,9 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use crate::{
     cli::{Cli, Command},
     export::output::{Output, OutputError},
+    source::http::AddressError,
 };
+pub use collect::{CollectPlan, Collector, Common};
 pub use native::{CpuPlan, Target};
 
 /// Duration of a recording when none is given.
@@ -23,6 +27,8 @@ const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
 pub enum Plan {
     /// Record CPU time.
     Cpu(CpuPlan),
+    /// Have a service or a runtime record.
+    Collect(Box<CollectPlan>),
     /// Draw what was recorded before.
     File(FilePlan),
     /// Say what the host allows.
@@ -89,6 +95,12 @@ pub enum PlanError {
         /// What the kernel allows.
         limit: u64,
     },
+    /// The same credential in two ways.
+    #[error("--token and --token-file are two ways of giving one thing; give one of them")]
+    TwoCredentials,
+    /// A URL that cannot be used.
+    #[error("--url: {0}")]
+    Url(#[from] AddressError),
     /// The same output twice.
     #[error("--output: {0:?} is given twice")]
     SameOutput(OsString),
@@ -105,6 +117,7 @@ impl Plan {
     pub fn new(cli: Cli, host: &Host) -> Result<Self, PlanError> {
         match cli.command {
             Command::Cpu(cpu) => Ok(Self::Cpu(native::cpu(cpu, host)?)),
+            Command::Pprof(pprof) => Ok(Self::Collect(Box::new(collect::pprof(pprof)?))),
             Command::File(file) => Ok(Self::File(FilePlan {
                 input: (file.input != "-").then(|| file.input.into()),
                 outputs: outputs(&file.written.output)?,
@@ -131,6 +144,13 @@ fn duration(text: &str) -> Result<Duration, PlanError> {
     let seconds = number.parse::<f64>().map_err(|_| wrong())? * unit;
     let duration = Duration::try_from_secs_f64(seconds).map_err(|_| wrong())?;
     if duration.is_zero() || duration > MAX_DURATION { Err(wrong()) } else { Ok(duration) }
+}
+
+/// A process id.
+fn pid(text: &str) -> Result<u32, PlanError> {
+    // The kernel's own type is a signed 32-bit number.
+    let number = text.trim().parse().ok().filter(|pid| (1..=i32::MAX as u32).contains(pid));
+    number.ok_or_else(|| PlanError::Pid(text.to_owned()))
 }
 
 fn outputs(names: &[OsString]) -> Result<Vec<Output>, PlanError> {

@@ -112,9 +112,7 @@ fn target(targets: cli::Targets) -> Result<Target, PlanError> {
     }
     let mut numbers = Vec::with_capacity(pids.len());
     for pid in pids {
-        // The kernel's own type is a signed 32-bit number.
-        let number = pid.trim().parse().ok().filter(|pid| (1..=i32::MAX as u32).contains(pid));
-        let number = number.ok_or(PlanError::Pid(pid))?;
+        let number = super::pid(&pid)?;
         if !numbers.contains(&number) {
             numbers.push(number);
         }

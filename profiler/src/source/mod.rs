@@ -1,8 +1,12 @@
 //! Where samples come from: the trait of all sources, and how a session with one is steered.
 
 pub mod folded;
+pub mod http;
 pub mod native;
+pub mod pprof;
 pub mod session;
+
+use serde::Serialize;
 
 use crate::model::profile::Recording;
 use session::Session;
@@ -19,4 +23,15 @@ pub trait Source {
     /// When recording could not begin. What was recorded is never thrown away: trouble on the way
     /// ends the recording early or is counted as loss.
     fn record(self, session: &Session) -> anyhow::Result<(Recording, Self::Report)>;
+}
+
+/// What a collector tells beside its recording.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Collected<R> {
+    /// Figures of its own.
+    #[serde(flatten)]
+    pub figures: R,
+    /// What is to be said to people, a clause each.
+    #[serde(skip)]
+    pub remarks: Vec<String>,
 }

@@ -5,12 +5,13 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Instant,
 };
 
 use rustix::event::{EventfdFlags, eventfd};
+use tokio::sync::watch;
 
 /// A flag between threads that can be polled for. Setting it twice is setting it once.
 #[derive(Debug)]
@@ -51,7 +52,7 @@ pub struct Session {
     /// When the program began to set the recording up.
     pub start: Instant,
     stop: Wake,
-    stopped: AtomicBool,
+    stopped: watch::Sender<bool>,
     samples: AtomicU64,
     lost: AtomicU64,
 }
@@ -66,7 +67,7 @@ impl Session {
         Ok(Arc::new(Self {
             start,
             stop: Wake::new()?,
-            stopped: AtomicBool::new(false),
+            stopped: watch::Sender::new(false),
             samples: AtomicU64::new(0),
             lost: AtomicU64::new(0),
         }))
@@ -74,20 +75,26 @@ impl Session {
 
     /// Ends the recording: what was collected is kept.
     pub fn stop(&self) {
-        self.stopped.store(true, Ordering::Release);
+        self.stopped.send_replace(true);
         self.stop.set();
     }
 
     /// Whether it is to end.
     #[must_use]
     pub fn is_stopped(&self) -> bool {
-        self.stopped.load(Ordering::Acquire)
+        *self.stopped.borrow()
     }
 
     /// Becomes readable when the recording is to end.
     #[must_use]
     pub fn stop_fd(&self) -> BorrowedFd<'_> {
         self.stop.as_fd()
+    }
+
+    /// Returns when the recording is to end; on any runtime, any number of times at once.
+    pub async fn stopped(&self) {
+        // It fails when the sender is gone, and `self` holds it.
+        let _ = self.stopped.subscribe().wait_for(|stopped| *stopped).await;
     }
 
     /// Tells how far the recording is.

@@ -16,7 +16,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use crate::{
     format::{jitdump, perf_map},
-    model::profile::Module,
+    model::{frame::file_name, profile::Module},
     target::image::{open_regular, reopen_regular},
 };
 
@@ -93,7 +93,7 @@ impl Process {
     /// recording may still hold it.
     fn dump(&self, modules: &[impl AsRef<Module>]) -> Option<File> {
         let is_dump = |path: &str| {
-            let name = super::names::file_name(path);
+            let name = file_name(path);
             name.starts_with("jit-") && name.ends_with(".dump")
         };
         let maps = std::fs::read(self.folder.join("maps")).unwrap_or_default();
@@ -114,7 +114,7 @@ impl Process {
                 let module = modules
                     .iter()
                     .map(AsRef::as_ref)
-                    .find(|module| super::names::file_name(&module.path) == name)?;
+                    .find(|module| file_name(&module.path) == name)?;
                 // A handle of our own: positions of the recording's stay as they are.
                 reopen_regular(module.file.as_ref()?).ok()
             }

@@ -38,7 +38,7 @@ use rustc_hash::FxHashMap;
 use crate::{
     model::{
         address::CodeAddress,
-        frame::{Frame, FrameKind, ModuleId, RawFrame},
+        frame::{Frame, FrameKind, ModuleId, RawFrame, file_name, unknown},
         profile::{Module, ModuleKind, Profile, Recording},
     },
     target::{image, vdso},
@@ -193,10 +193,10 @@ impl Names {
         if let ModuleKind::Anonymous { .. } = module.kind {
             return Frame::placeholder("[anonymous code]", FrameKind::Jit);
         }
-        let name = names::file_name(&module.path);
+        let name = file_name(&module.path);
         Frame {
             module: Some(name.into()),
-            ..Frame::placeholder(names::unknown(name, address.raw()), FrameKind::Native)
+            ..Frame::placeholder(unknown(name, address.raw()), FrameKind::Native)
         }
     }
 }
@@ -220,7 +220,7 @@ fn user_frames(
             names.into_iter().map(|name| name.iter().map(|n| Named::made(n)).collect()).collect()
         }
     }));
-    let name: Arc<str> = names::file_name(&module.path).into();
+    let name: Arc<str> = file_name(&module.path).into();
     let named = addresses.iter().zip(chains.unwrap_or_default());
     let named = named.filter(|(_, chain)| !chain.is_empty());
     let kind = match module.kind {

@@ -13,10 +13,16 @@ use super::{
     debug_files,
     dwarf::{self, Call, Position},
     elf, go,
-    names::{demangle, file_name, made, unknown},
+    names::{demangle, made},
     plt, unnamed,
 };
-use crate::{model::profile::Module, target::image::Image};
+use crate::{
+    model::{
+        frame::{file_name, unknown},
+        profile::Module,
+    },
+    target::image::Image,
+};
 
 /// A function at an address, ready to become a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! Names of functions: demangled symbols, and placeholders where there is none.
+//! Names of functions: symbols made readable.
 
 use std::fmt::{self, Write};
 
@@ -43,13 +43,6 @@ fn unversioned(symbol: &str) -> &str {
     }
 }
 
-/// Name of the file at the end of a path as the kernel reports it.
-#[must_use]
-pub fn file_name(path: &str) -> &str {
-    let path = path.strip_suffix(" (deleted)").unwrap_or(path);
-    path.rsplit('/').find(|part| !part.is_empty()).unwrap_or(path)
-}
-
 /// Compilers move the unlikely part of a function elsewhere, as `function.cold` or
 /// `function.cold.1`; it is still that function.
 fn whole(symbol: &str) -> &str {
@@ -61,14 +54,6 @@ fn whole(symbol: &str) -> &str {
         Some(function) if !function.is_empty() => function,
         _ => symbol,
     }
-}
-
-/// The placeholder for an unknown function: `[libfoo.so+0x1234]`.
-#[must_use]
-pub fn unknown(module: &str, offset: u64) -> String {
-    // `[vdso]` keeps one pair of brackets.
-    let module = module.strip_prefix('[').and_then(|m| m.strip_suffix(']')).unwrap_or(module);
-    format!("[{module}+{offset:#x}]")
 }
 
 /// Text that refuses to grow without end.
@@ -117,14 +102,5 @@ mod tests {
         assert!(demangle(bomb.as_bytes()).len() <= MAX_NAME);
         let deep = format!("_Z1f{}", "P".repeat(4000));
         assert!(demangle(deep.as_bytes()).len() <= MAX_NAME);
-    }
-
-    #[test]
-    fn placeholders_name_module_and_offset() {
-        assert_eq!(
-            unknown(file_name("/usr/lib/libfoo.so.1 (deleted)"), 0x12),
-            "[libfoo.so.1+0x12]"
-        );
-        assert_eq!(unknown("[vdso]", 0x9c0), "[vdso+0x9c0]");
     }
 }

@@ -132,7 +132,7 @@ fn names_at(module: &Arc<Module>, offset: u64, options: &Options) -> Vec<String>
 /// Frames as `name file:line`, with `_[i]` for inlined ones.
 fn described(frames: &[Frame]) -> Vec<String> {
     let one = |frame: &Frame| {
-        let file = frame.file.as_deref().map(names::file_name).unwrap_or("?");
+        let file = frame.file.as_deref().map(file_name).unwrap_or("?");
         let inlined = if frame.inlined { "_[i]" } else { "" };
         format!("{}{inlined} {file}:{}", frame.name, frame.line.unwrap_or(0))
     };

@@ -6,7 +6,7 @@
 mod walk;
 
 use flame_graph::{
-    format::{folded, jitdump, perf_map},
+    format::{folded, jitdump, perf_map, pprof},
     source::native::{perf_event::sample::Layout, samples::Sample, sideband},
     unwind,
 };
@@ -56,6 +56,18 @@ fn jitdumps() {
     assert_eq!(jitdump::read(&*jitdump_seed()).unwrap().len(), 1);
     fuzz("jitdump", vec![jitdump_seed()], |bytes| {
         let _ = jitdump::read(bytes);
+    });
+}
+
+#[test]
+fn pprof_profiles() {
+    let options = |threads| pprof::Options { sample_type: None, threads, process: "host" };
+    assert!(seeds("pprof").iter().all(|seed| pprof::decode(seed, &options(false)).is_ok()));
+    fuzz("pprof", vec![], |bytes| {
+        let _ = pprof::is_profile(bytes);
+        let Ok(decoded) = pprof::decode(bytes, &options(bytes.len() % 2 == 0)) else { return };
+        // Whoever draws it relies on a value.
+        assert!(decoded.stacks.total(0) > 0);
     });
 }
 

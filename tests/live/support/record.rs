@@ -83,11 +83,24 @@ impl Stage {
 
     /// Runs `flame-graph cpu` with these arguments, whatever comes of it.
     pub fn profiler(&self, args: &[&str]) -> Ended {
-        self.command(Command::new(tests::binary()), args)
+        self.command(Command::new(tests::binary()).arg("cpu"), args)
     }
 
-    /// The same behind another program, such as `setpriv … flame-graph`.
-    pub fn command(&self, mut command: Command, args: &[&str]) -> Ended {
+    /// Records by a collector, `flame-graph NAME`, and checks that the figures add up.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn collect(&self, name: &str, args: &[&str]) -> Recorded {
+        let Ended { code, said, folded, stats } =
+            self.command(Command::new(tests::binary()).arg(name), args);
+        assert_eq!(code, Some(0), "flame-graph {name} {args:?}: {said}");
+        let stats = stats.unwrap();
+        assert_eq!(stats["lost"], serde_json::json!({}), "{said}");
+        Recorded { stacks: Stacks::parse(&folded.unwrap()), stats, said }
+    }
+
+    /// Runs a prepared `flame-graph SUBCOMMAND` with these arguments too, whatever comes of it.
+    pub fn command(&self, command: &mut Command, args: &[&str]) -> Ended {
         static COUNTER: AtomicU32 = AtomicU32::new(0);
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let folder = scratch().join(format!("out-{}-{number}", process::id()));
@@ -97,7 +110,7 @@ impl Stage {
             Some(at) => args.split_at(at),
             None => (args, &[][..]),
         };
-        command.arg("cpu").args(options);
+        command.args(options);
         command.args([OsString::from("-o"), folded.clone().into()]);
         command.args([OsString::from("--stats"), stats.clone().into()]).args(after);
         let output = command.output().unwrap();

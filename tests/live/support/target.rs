@@ -10,6 +10,7 @@ use std::{
 pub struct Target {
     child: Child,
     stdout: BufReader<ChildStdout>,
+    greeting: String,
 }
 
 impl Target {
@@ -20,10 +21,15 @@ impl Target {
     pub fn start(command: &mut Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
-        let mut target = Self { child, stdout };
-        let line = target.line();
-        assert!(line.starts_with("ready"), "{command:?} said {line:?}");
+        let mut target = Self { child, stdout, greeting: String::new() };
+        target.greeting = target.line();
+        assert!(target.greeting.starts_with("ready"), "{command:?} said {:?}", target.greeting);
         target
+    }
+
+    /// The line that began with `ready`.
+    pub fn greeting(&self) -> &str {
+        &self.greeting
     }
 
     /// Its process id.
