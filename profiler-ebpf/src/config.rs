@@ -3,9 +3,18 @@
 
 use core::ptr::read_volatile;
 
-/// Nothing but the processes in the target table is sampled.
+/// Nothing but what is in the target table is sampled.
 #[unsafe(no_mangle)]
 static ONLY_TARGETS: u8 = 0;
+/// The target table holds threads, not processes.
+#[unsafe(no_mangle)]
+static THREAD_TARGETS: u8 = 0;
+/// Nothing but threads and processes of certain names is sampled.
+#[unsafe(no_mangle)]
+static ONLY_NAMES: u8 = 0;
+/// Nothing but what is in this cgroup, or below it, is sampled. 0: any.
+#[unsafe(no_mangle)]
+static CGROUP: u64 = 0;
 /// Collect user stacks.
 #[unsafe(no_mangle)]
 static USER_STACKS: u8 = 1;
@@ -27,9 +36,36 @@ static TASK_EXECVE_MASK: u8 = 0;
 /// Bytes that the ring buffer must hold before its reader is woken.
 #[unsafe(no_mangle)]
 static WAKE_BYTES: u32 = 1 << 20;
-/// Offset of `tgid` in `struct task_struct`, from the host's BTF.
+/// Offset of `tgid` in `struct task_struct`.
 #[unsafe(no_mangle)]
 static TASK_TGID: u32 = 0;
+/// Offset of `pid`, the number of a thread, in `struct task_struct`.
+#[unsafe(no_mangle)]
+static TASK_PID: u32 = 0;
+/// Offset of `comm` in `struct task_struct`.
+#[unsafe(no_mangle)]
+static TASK_COMM: u32 = 0;
+/// Offset of `group_leader` in `struct task_struct`.
+#[unsafe(no_mangle)]
+static TASK_LEADER: u32 = 0;
+/// Offset of `cgroups` in `struct task_struct`.
+#[unsafe(no_mangle)]
+static TASK_CGROUPS: u32 = 0;
+/// Offset of `dfl_cgrp`, the cgroup of the second version, in `struct css_set`.
+#[unsafe(no_mangle)]
+static CSS_SET_CGROUP: u32 = 0;
+/// Offset of `kn` in `struct cgroup`.
+#[unsafe(no_mangle)]
+static CGROUP_NODE: u32 = 0;
+/// Offset of `self.parent` in `struct cgroup`.
+#[unsafe(no_mangle)]
+static CGROUP_PARENT: u32 = 0;
+/// Offset of `cgroup` in `struct cgroup_subsys_state`.
+#[unsafe(no_mangle)]
+static CSS_CGROUP: u32 = 0;
+/// Offset of `id` in `struct kernfs_node`.
+#[unsafe(no_mangle)]
+static NODE_ID: u32 = 0;
 
 macro_rules! getter {
     ($(#[$doc:meta])* $name:ident, $global:ident, $kind:ty, $map:expr) => {
@@ -43,10 +79,22 @@ macro_rules! getter {
 }
 
 getter!(only_targets, ONLY_TARGETS, bool, |value| value != 0);
+getter!(thread_targets, THREAD_TARGETS, bool, |value| value != 0);
+getter!(only_names, ONLY_NAMES, bool, |value| value != 0);
+getter!(cgroup, CGROUP, u64, |value| value);
 getter!(user_stacks, USER_STACKS, bool, |value| value != 0);
 getter!(kernel_stacks, KERNEL_STACKS, bool, |value| value != 0);
 getter!(task_flags_offset, TASK_FLAGS, usize, |value| value as usize);
 getter!(task_tgid_offset, TASK_TGID, usize, |value| value as usize);
+getter!(task_pid_offset, TASK_PID, usize, |value| value as usize);
+getter!(task_comm_offset, TASK_COMM, usize, |value| value as usize);
+getter!(task_leader_offset, TASK_LEADER, usize, |value| value as usize);
+getter!(task_cgroups_offset, TASK_CGROUPS, usize, |value| value as usize);
+getter!(css_set_cgroup_offset, CSS_SET_CGROUP, usize, |value| value as usize);
+getter!(cgroup_node_offset, CGROUP_NODE, usize, |value| value as usize);
+getter!(cgroup_parent_offset, CGROUP_PARENT, usize, |value| value as usize);
+getter!(css_cgroup_offset, CSS_CGROUP, usize, |value| value as usize);
+getter!(node_id_offset, NODE_ID, usize, |value| value as usize);
 getter!(task_mm_offset, TASK_MM, usize, |value| value as usize);
 getter!(task_execve_offset, TASK_EXECVE, usize, |value| value as usize);
 getter!(task_execve_mask, TASK_EXECVE_MASK, u8, |value| value);

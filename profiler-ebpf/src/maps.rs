@@ -5,6 +5,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use profiler_ebpf::{
+    glob::Globs,
     walk::Walk,
     wire::{
         COUNTERS, Counter, MAX_RULES, MAX_SEGMENTS, Mapping, PAYLOAD_WORDS, PageRows,
@@ -49,9 +50,13 @@ pub static SCRATCH: Array<Scratch, 1> = Array::new();
 /// Counters by [`Counter`].
 #[btf_map]
 pub static COUNTS: PerCpuArray<u64, COUNTERS> = PerCpuArray::new();
-/// Target processes by thread group id; the value is 1 when its children are targets, too.
+/// Target processes by thread group id; the value is 1 when its children are targets, too. Or
+/// target threads by their ids.
 #[btf_map]
 pub static TARGETS: HashMap<u32, u32, 16384> = HashMap::new();
+/// The names that are sampled, when not all are.
+#[btf_map]
+pub static NAMES: Array<Globs, 1> = Array::new();
 /// Mappings of processes by thread group id.
 #[btf_map]
 pub static PROCESSES: HashMap<u32, ProcessMappings, 8192> = HashMap::new();

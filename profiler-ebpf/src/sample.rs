@@ -74,8 +74,10 @@ pub fn take(ctx: &PerfEventContext) {
     // SAFETY: helpers without preconditions.
     let (ids, cpu) = unsafe { (bpf_get_current_pid_tgid(), bpf_get_smp_processor_id()) };
     let pid = (ids >> 32) as u32;
+    // SAFETY: helper without preconditions.
+    let task = unsafe { bpf_get_current_task_btf() };
     // The idle task is no process.
-    if pid == 0 || !targets::wanted(pid) {
+    if pid == 0 || !targets::wanted(task.cast()) {
         return;
     }
     count(Counter::Samples, 1);

@@ -15,7 +15,8 @@ use crate::{
     support::{Build, Path, Recorded, Stacks, Stage, Target, record::Ended, root, tool},
 };
 
-const ENGINES: [&str; 2] = ["ebpf", "perf-event"];
+/// The engines by name.
+pub const ENGINES: [&str; 2] = ["ebpf", "perf-event"];
 /// Where a process or a thread starts, as far as it can be unwound.
 const ROOTS: &[&str] = &["_start", "clone3", "__clone3", "__libc_start_main"];
 
@@ -177,12 +178,12 @@ fn both_engines_find_the_same_shares() {
 }
 
 /// Runs a copy of the profiler as the user nobody, in a folder that this user can write to.
-struct Unprivileged {
+pub struct Unprivileged {
     folder: tempfile::TempDir,
 }
 
 impl Unprivileged {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let folder = tempfile::tempdir_in("/tmp").unwrap();
         fs::set_permissions(folder.path(), Permissions::from_mode(0o777)).unwrap();
         let this = Self { folder };
@@ -191,7 +192,7 @@ impl Unprivileged {
     }
 
     /// A copy that this user can read.
-    fn copy(&self, file: &std::path::Path, name: &str) -> PathBuf {
+    pub fn copy(&self, file: &std::path::Path, name: &str) -> PathBuf {
         let path = self.folder.path().join(name);
         fs::copy(file, &path).unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
@@ -199,14 +200,14 @@ impl Unprivileged {
     }
 
     /// A command as this user.
-    fn command(&self, program: &std::path::Path) -> Command {
+    pub fn command(&self, program: &std::path::Path) -> Command {
         let mut command = Command::new("setpriv");
         command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"]);
         command.arg(program).stdin(Stdio::null()).current_dir(self.folder.path());
         command
     }
 
-    fn profiler(&self, options: &[&str], after: &[&str]) -> Ended {
+    pub fn profiler(&self, options: &[&str], after: &[&str]) -> Ended {
         let mut command = self.command(&self.folder.path().join("flame-graph"));
         command.arg("cpu").args(options);
         command.args(["-o", "stacks.folded", "--stats", "stats.json"]).args(after);
@@ -226,7 +227,7 @@ impl Unprivileged {
     }
 
     /// Records, and checks that perf events did and that every sample is drawn.
-    fn record(&self, options: &[&str], after: &[&str]) -> Recorded {
+    pub fn record(&self, options: &[&str], after: &[&str]) -> Recorded {
         let Ended { code, said, folded, stats } = self.profiler(options, after);
         assert_eq!(code, Some(0), "{said}");
         let (stacks, stats) = (Stacks::parse(&folded.unwrap()), stats.unwrap());
@@ -239,7 +240,7 @@ impl Unprivileged {
 }
 
 /// Whether users may sample their own processes at all.
-fn users_may() -> Result<(), String> {
+pub fn users_may() -> Result<(), String> {
     let level = fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").unwrap_or_default();
     match level.trim().parse::<i32>() {
         Ok(level) if level <= 2 => Ok(()),

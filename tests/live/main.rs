@@ -17,6 +17,8 @@ mod engines;
 #[cfg(test)]
 mod errors;
 #[cfg(test)]
+mod filters;
+#[cfg(test)]
 mod kernel;
 #[cfg(test)]
 mod layouts;

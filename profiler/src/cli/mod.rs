@@ -26,7 +26,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Record what runs on the CPUs: the whole host, processes, or a command
-    Cpu(Cpu),
+    Cpu(Box<Cpu>),
     /// Ask a pprof endpoint, as Go programs have: CPU, heap, locks, goroutines
     Pprof(Pprof),
     /// Draw stacks that were written down before

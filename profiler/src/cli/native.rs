@@ -16,9 +16,19 @@ pub struct Targets {
     /// Also record what these processes start while it runs
     #[arg(long)]
     pub children: bool,
+    /// Record these threads only
+    #[arg(long, value_name = "TID[,TID…]", value_delimiter = ',')]
+    pub tid: Vec<String>,
     /// Record the whole host
     #[arg(long)]
     pub all: bool,
+    /// Of these, record what is in this cgroup or below it, a folder of cgroup version 2
+    #[arg(long, value_name = "PATH")]
+    pub cgroup: Option<PathBuf>,
+    /// Of these, record threads whose name, or whose process's name, matches: `*`, `?` and `[a-z]`
+    /// as in a shell; may be repeated
+    #[arg(long, value_name = "GLOB")]
+    pub comm: Vec<OsString>,
     /// Run the command as this user
     #[arg(long, value_name = "NAME")]
     pub user: Option<String>,
@@ -37,6 +47,12 @@ pub struct Show {
     /// Tell threads apart: their names are the second frame
     #[arg(long)]
     pub threads: bool,
+    /// Tell processes of one name apart, by their ids
+    #[arg(long)]
+    pub pids: bool,
+    /// Tell CPUs apart
+    #[arg(long)]
+    pub per_cpu: bool,
     /// Show user frames only
     #[arg(long)]
     pub user_only: bool,

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 
 use super::{
     Exit, check, engine, finish, say,
@@ -16,13 +16,14 @@ use crate::{
     export::output,
     fold::Side,
     model::profile::Profile,
-    plan::{CpuPlan, Target},
+    plan::{CpuPlan, Target, native},
     source::{
-        native::{Report, Scope, Settings},
+        native::{Filter, Report, Scope, Settings},
         session::Session,
     },
     symbolize::{self, symbolize},
     target::{
+        cgroup::Cgroup,
         command::{self, User},
         process::Proc,
     },
@@ -38,7 +39,7 @@ pub fn cpu(plan: &CpuPlan) -> anyhow::Result<Exit> {
     if let Some(path) = &plan.stats {
         output::check_output(path)?;
     }
-    let prepared = prepare(&plan.target)?;
+    let prepared = prepare(&plan.target, &plan.filter)?;
     let session = Session::new(start).context("cannot set up a recording")?;
     let Steered { recording, report, stopped, command } = record(plan, prepared, &session)?;
     let cutoff = recording.metadata.duration;
@@ -49,7 +50,7 @@ pub fn cpu(plan: &CpuPlan) -> anyhow::Result<Exit> {
     };
     let profile: Profile = symbolize(recording, &options);
     let mut stats = Stats::of(&profile, report);
-    let exit = finish(profile, &plan.outputs, plan.view, &why_empty(&plan.target, cutoff))?;
+    let exit = finish(profile, &plan.outputs, plan.view, &why_empty(plan, cutoff))?;
     stats.finish(stopped.elapsed());
     if let Some(path) = &plan.stats {
         output::write_bytes(path, &stats.to_json()?)?;
@@ -60,10 +61,16 @@ pub fn cpu(plan: &CpuPlan) -> anyhow::Result<Exit> {
     Ok(exit)
 }
 
-fn why_empty(target: &Target, duration: Duration) -> String {
-    match target {
+fn why_empty(plan: &CpuPlan, duration: Duration) -> String {
+    if plan.filter != native::Filter::default() {
+        return format!(
+            "nothing that passes --cgroup and --comm used a CPU for {duration:.1?}: it was not \
+             there, or it waited, and waiting is shown by `offcpu`"
+        );
+    }
+    match plan.target {
         Target::Host => format!("no CPU did any work for {duration:.1?}"),
-        Target::Processes { .. } => format!(
+        Target::Processes { .. } | Target::Threads { .. } => format!(
             "the target used no CPU for {duration:.1?}: it slept or waited, and waiting is shown \
              by `offcpu`"
         ),
@@ -78,15 +85,23 @@ fn why_empty(target: &Target, duration: Duration) -> String {
 /// Who is recorded, as the source wants to know it.
 struct Prepared {
     scope: Scope,
+    filter: Filter,
     target: String,
     command: Option<command::Waiting>,
 }
 
-fn prepare(target: &Target) -> anyhow::Result<Prepared> {
+fn prepare(target: &Target, filter: &native::Filter) -> anyhow::Result<Prepared> {
+    let native::Filter { cgroup, names } = filter;
+    let cgroup = cgroup.as_deref().map(Cgroup::open).transpose()?;
+    let filter = Filter { cgroup, names: names.clone() };
     match target {
-        Target::Host => {
-            Ok(Prepared { scope: Scope::Host, target: "whole host".to_owned(), command: None })
-        }
+        Target::Host => Ok(Prepared {
+            scope: Scope::Host,
+            filter,
+            target: "whole host".to_owned(),
+            command: None,
+        }),
+        Target::Threads { tids, pids } => threads(tids, pids, filter),
         Target::Processes { pids, children } => {
             let proc = Proc::new();
             let mut all = Vec::new();
@@ -104,6 +119,7 @@ fn prepare(target: &Target) -> anyhow::Result<Prepared> {
             all.dedup();
             Ok(Prepared {
                 scope: Scope::Processes { pids: all, children: *children },
+                filter,
                 target: name_processes(&proc, pids),
                 command: None,
             })
@@ -114,11 +130,37 @@ fn prepare(target: &Target) -> anyhow::Result<Prepared> {
             let words: Vec<_> = argv.iter().map(|word| word.to_string_lossy()).collect();
             Ok(Prepared {
                 scope: Scope::Processes { pids: vec![waiting.pid], children: true },
+                filter,
                 target: words.join(" "),
                 command: Some(waiting),
             })
         }
     }
+}
+
+/// The threads, each of which must be of one of these processes; of any when there are none.
+fn threads(tids: &[u32], only: &[u32], filter: Filter) -> anyhow::Result<Prepared> {
+    let proc = Proc::new();
+    only.iter().try_for_each(|pid| proc.target(*pid).map(|_| ()))?;
+    let mut pids = Vec::new();
+    for tid in tids {
+        let process = proc.target_thread(*tid)?;
+        if !only.is_empty() && !only.contains(&process.pid) {
+            bail!("thread {tid} belongs to process {}, which --pid does not name", process.pid);
+        }
+        if let Some(remark) = process.remark() {
+            say(format_args!("note: {remark}\n"));
+        }
+        pids.push(process.pid);
+    }
+    let target = match (tids, &pids[..]) {
+        ([tid], [pid]) => format!("thread {tid} of {}", name_processes(&proc, &[*pid])),
+        _ => format!("threads {}", list(tids)),
+    };
+    pids.sort_unstable();
+    pids.dedup();
+    let scope = Scope::Threads { tids: tids.to_vec(), pids };
+    Ok(Prepared { scope, filter, target, command: None })
 }
 
 /// `pid 12 (nginx)`, `pids 12, 13`.
@@ -128,11 +170,12 @@ fn name_processes(proc: &Proc, pids: &[u32]) -> String {
             let comm = proc.comm(*pid).unwrap_or_default();
             format!("pid {pid} ({})", String::from_utf8_lossy(&comm))
         }
-        _ => {
-            let numbers: Vec<_> = pids.iter().map(u32::to_string).collect();
-            format!("pids {}", numbers.join(", "))
-        }
+        _ => format!("pids {}", list(pids)),
     }
+}
+
+fn list(numbers: &[u32]) -> String {
+    numbers.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn record(
@@ -140,14 +183,15 @@ fn record(
     prepared: Prepared,
     session: &Arc<Session>,
 ) -> anyhow::Result<Steered<Report>> {
-    let Prepared { scope, target, command } = prepared;
+    let Prepared { scope, filter, target, command } = prepared;
     let settings = Settings {
         scope,
+        filter,
         frequency: plan.frequency,
         user: plan.view.side != Side::Kernel,
         kernel: plan.view.side != Side::User,
         measure: plan.stats.is_some(),
-        threads: plan.threads,
+        labels: plan.labels,
         prepare: command.is_none(),
         title: plan.title.clone(),
         target,

@@ -15,7 +15,7 @@ use crate::{
     source::http::AddressError,
 };
 pub use collect::{CollectPlan, Collector, Common};
-pub use native::{CpuPlan, Target};
+pub use native::{CpuPlan, Filter, Target};
 
 /// Duration of a recording when none is given.
 const DEFAULT_DURATION: Duration = Duration::from_secs(30);
@@ -78,6 +78,17 @@ pub enum PlanError {
     /// A pid that cannot be one.
     #[error("--pid: {0:?} is not a process id")]
     Pid(String),
+    /// A tid that cannot be one.
+    #[error("--tid: {0:?} is not a thread id")]
+    Tid(String),
+    /// A pattern that cannot be used.
+    #[error("--comm: {pattern:?} {why}")]
+    Comm {
+        /// The pattern.
+        pattern: OsString,
+        /// What is wrong with it.
+        why: &'static str,
+    },
     /// A duration that cannot be used.
     #[error("--duration: {0:?} is not a time above 0, such as 10, 0.5, 10s or 2m, up to 365 days")]
     Duration(String),
@@ -116,7 +127,7 @@ impl Plan {
     /// The first contradiction or unusable value.
     pub fn new(cli: Cli, host: &Host) -> Result<Self, PlanError> {
         match cli.command {
-            Command::Cpu(cpu) => Ok(Self::Cpu(native::cpu(cpu, host)?)),
+            Command::Cpu(cpu) => Ok(Self::Cpu(native::cpu(*cpu, host)?)),
             Command::Pprof(pprof) => Ok(Self::Collect(Box::new(collect::pprof(pprof)?))),
             Command::File(file) => Ok(Self::File(FilePlan {
                 input: (file.input != "-").then(|| file.input.into()),
@@ -148,9 +159,14 @@ fn duration(text: &str) -> Result<Duration, PlanError> {
 
 /// A process id.
 fn pid(text: &str) -> Result<u32, PlanError> {
+    id(text, PlanError::Pid)
+}
+
+/// An id of a process or a thread.
+fn id(text: &str, wrong: fn(String) -> PlanError) -> Result<u32, PlanError> {
     // The kernel's own type is a signed 32-bit number.
-    let number = text.trim().parse().ok().filter(|pid| (1..=i32::MAX as u32).contains(pid));
-    number.ok_or_else(|| PlanError::Pid(text.to_owned()))
+    let number = text.trim().parse().ok().filter(|id| (1..=i32::MAX as u32).contains(id));
+    number.ok_or_else(|| wrong(text.to_owned()))
 }
 
 fn outputs(names: &[OsString]) -> Result<Vec<Output>, PlanError> {

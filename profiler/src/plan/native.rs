@@ -2,11 +2,14 @@
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
-use super::{DEFAULT_DURATION, Host, PlanError, duration, outputs};
+use profiler_ebpf::glob::{GlobError, Globs};
+
+use super::{DEFAULT_DURATION, Host, PlanError, duration, id, outputs};
 use crate::{
     cli,
     export::output::Output,
     fold::{Side, View},
+    source::native::Labels,
 };
 
 /// What is recorded.
@@ -21,6 +24,13 @@ pub enum Target {
         /// And what they fork.
         children: bool,
     },
+    /// Threads.
+    Threads {
+        /// Their ids, in the order given, each once.
+        tids: Vec<u32>,
+        /// The processes that they must belong to; empty: any.
+        pids: Vec<u32>,
+    },
     /// A command that is run, and what it forks.
     Command {
         /// The program and its arguments.
@@ -30,11 +40,22 @@ pub enum Target {
     },
 }
 
+/// What of a target is recorded: what passes each of these.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// What is in this cgroup, or below it.
+    pub cgroup: Option<PathBuf>,
+    /// Threads that have a name like this, or whose process has.
+    pub names: Option<Box<Globs>>,
+}
+
 /// A recording of CPU time.
 #[derive(Clone, Debug)]
 pub struct CpuPlan {
     /// What is recorded.
     pub target: Target,
+    /// What of it.
+    pub filter: Filter,
     /// How long; none: until the command ends.
     pub duration: Option<Duration>,
     /// Samples a second on each CPU.
@@ -45,8 +66,8 @@ pub struct CpuPlan {
     pub outputs: Vec<Output>,
     /// Heading of the picture.
     pub title: String,
-    /// Whether the thread is the second frame.
-    pub threads: bool,
+    /// What the first frames tell apart.
+    pub labels: Labels,
     /// What is shown.
     pub view: View,
     /// Where figures about the recording go.
@@ -63,16 +84,17 @@ pub fn cpu(cpu: cli::Cpu, host: &Host) -> Result<CpuPlan, PlanError> {
     let frequency = frequency(&hertz, host)?;
     let given = targets.duration.as_deref().map(duration).transpose()?;
     let outputs = outputs(&written.output)?;
-    let target = target(targets)?;
+    let (target, filter) = whom(targets)?;
     let until_end = matches!(target, Target::Command { .. });
     Ok(CpuPlan {
         target,
+        filter,
         duration: given.or((!until_end).then_some(DEFAULT_DURATION)),
         frequency,
         engine,
         outputs,
         title: written.title.unwrap_or_else(|| "CPU time".to_owned()),
-        threads: show.threads,
+        labels: Labels { threads: show.threads, pids: show.pids, cpus: show.per_cpu },
         view,
         stats,
     })
@@ -88,15 +110,31 @@ fn view(show: &cli::Show) -> Result<View, PlanError> {
     Ok(View { side, inlined: !show.no_inline })
 }
 
-fn target(targets: cli::Targets) -> Result<Target, PlanError> {
-    let cli::Targets { pid: pids, children, all, user, command: argv, .. } = targets;
-    match (pids.is_empty(), all, argv.is_empty()) {
-        (false, true, _) => return Err(PlanError::TwoTargets("--pid", "--all")),
-        (false, _, false) => return Err(PlanError::TwoTargets("--pid", "a command")),
-        (_, true, false) => return Err(PlanError::TwoTargets("--all", "a command")),
-        _ => {}
+/// Whom to record, and what of it: a sample must belong to the target and pass each filter.
+///
+/// # Errors
+/// The first contradiction or unusable value.
+pub fn whom(targets: cli::Targets) -> Result<(Target, Filter), PlanError> {
+    let cli::Targets { pid, children, tid, all, cgroup, comm, user, command: argv, .. } = targets;
+    let given = [
+        ("--pid", !pid.is_empty()),
+        ("--tid", !tid.is_empty()),
+        ("--all", all),
+        ("a command", !argv.is_empty()),
+    ];
+    let given: Vec<_> = given.into_iter().filter(|(_, is_given)| *is_given).collect();
+    if let [(first, _), (second, _), ..] = given[..]
+        && (first, second) != ("--pid", "--tid")
+    {
+        return Err(PlanError::TwoTargets(first, second));
     }
-    if children && pids.is_empty() && argv.is_empty() {
+    if let [_, _, (third, _), ..] = given[..] {
+        return Err(PlanError::TwoTargets("--pid", third));
+    }
+    if children && !tid.is_empty() {
+        return Err(PlanError::TwoTargets("--tid", "--children"));
+    }
+    if children && pid.is_empty() && argv.is_empty() {
         return Err(PlanError::Needs { option: "--children", needs: "--pid" });
     }
     if user.is_some() && argv.is_empty() {
@@ -104,20 +142,51 @@ fn target(targets: cli::Targets) -> Result<Target, PlanError> {
             option: "--user", needs: "a command: `-- COMMAND ARGS…`"
         });
     }
-    if !argv.is_empty() {
-        return Ok(Target::Command { argv, user });
-    }
-    if pids.is_empty() {
-        return Ok(Target::Host);
-    }
-    let mut numbers = Vec::with_capacity(pids.len());
-    for pid in pids {
-        let number = super::pid(&pid)?;
+    let filter = Filter { cgroup, names: names(comm)? };
+    let (pids, tids) = (numbers(pid, PlanError::Pid)?, numbers(tid, PlanError::Tid)?);
+    let target = match (argv.is_empty(), tids.is_empty(), pids.is_empty()) {
+        (false, ..) => Target::Command { argv, user },
+        (true, false, _) => Target::Threads { tids, pids },
+        (true, true, false) => Target::Processes { pids, children },
+        (true, true, true) => Target::Host,
+    };
+    Ok((target, filter))
+}
+
+/// Ids of processes or threads, each once.
+fn numbers(texts: Vec<String>, wrong: fn(String) -> PlanError) -> Result<Vec<u32>, PlanError> {
+    let mut numbers = Vec::with_capacity(texts.len());
+    for text in texts {
+        let number = id(&text, wrong)?;
         if !numbers.contains(&number) {
             numbers.push(number);
         }
     }
-    Ok(Target::Processes { pids: numbers, children })
+    Ok(numbers)
+}
+
+fn names(patterns: Vec<OsString>) -> Result<Option<Box<Globs>>, PlanError> {
+    let mut globs = Box::new(Globs::new());
+    let any = !patterns.is_empty();
+    for pattern in patterns {
+        if let Err(error) = globs.add(pattern.as_encoded_bytes()) {
+            let why = match error {
+                GlobError::Empty => "matches no name; give a pattern such as `nginx*`",
+                GlobError::Class => {
+                    "has a `[` without a `]`, or with a wrong range; write `\\[` for the character"
+                }
+                GlobError::Escape => "ends in a `\\` with nothing behind it; write `\\\\`",
+                GlobError::TooLong => {
+                    "matches no name, as the kernel keeps 15 bytes of each; give the first 15"
+                }
+                GlobError::TooMany => {
+                    "is one pattern too many: all together have 64 characters at the most"
+                }
+            };
+            return Err(PlanError::Comm { pattern, why });
+        }
+    }
+    Ok(any.then_some(globs))
 }
 
 fn frequency(text: &str, host: &Host) -> Result<u64, PlanError> {
@@ -195,12 +264,70 @@ mod tests {
     }
 
     #[test]
+    fn threads_may_be_bound_to_processes() {
+        let threads = |tids: &[u32], pids: &[u32]| Target::Threads {
+            tids: tids.to_vec(),
+            pids: pids.to_vec(),
+        };
+        assert_eq!(cpu("--tid 12,7 --tid 12").unwrap().target, threads(&[12, 7], &[]));
+        assert_eq!(cpu("--tid 12 --pid 5,6").unwrap().target, threads(&[12], &[5, 6]));
+        for wrong in ["0", "x", "1,,2", "4294967295"] {
+            assert!(cpu(&format!("--tid {wrong}")).unwrap_err().contains("not a thread id"));
+        }
+    }
+
+    #[test]
+    fn filters_go_with_every_target() {
+        let mut globs = Box::new(Globs::new());
+        globs.add(b"nginx*").unwrap();
+        globs.add(b"t[0-9]").unwrap();
+        let filter = Filter { cgroup: Some("/x".into()), names: Some(globs) };
+        for target in ["", "--all", "--pid 1 --children", "--tid 1", "--pid 1 --tid 2"] {
+            let args = format!("--comm nginx* --comm t[0-9] --cgroup /x {target}");
+            assert_eq!(cpu(&args).unwrap().filter, filter);
+            assert_eq!(cpu(target).unwrap().filter, Filter::default());
+        }
+        assert_eq!(cpu("--comm nginx* --comm t[0-9] --cgroup /x -- ls").unwrap().filter, filter);
+    }
+
+    #[test]
+    fn names_that_cannot_match_are_said() {
+        for (pattern, said) in [
+            ("--comm=", "matches no name"),
+            ("--comm [a", "`[` without a `]`"),
+            ("--comm [z-a]", "wrong range"),
+            ("--comm a\\", "nothing behind it"),
+            ("--comm a-very-long-name", "15 bytes"),
+            ("--comm=*a -- --comm", ""),
+        ] {
+            let result = cpu(pattern);
+            let wrong = result.as_ref().err().is_some_and(|error| error.contains(said));
+            assert!(if said.is_empty() { result.is_ok() } else { wrong }, "{pattern}: {result:?}");
+        }
+        let many: Vec<_> = (0..10).map(|n| format!("--comm a{n}bcdefgh")).collect();
+        assert!(cpu(&many.join(" ")).unwrap_err().contains("64 characters"));
+    }
+
+    #[test]
+    fn first_frames_tell_apart_what_is_asked_for() {
+        assert_eq!(cpu("").unwrap().labels, Labels::default());
+        let labels = Labels { threads: true, pids: true, cpus: true };
+        assert_eq!(cpu("--threads --pids --per-cpu").unwrap().labels, labels);
+    }
+
+    #[test]
     fn contradictions_are_said() {
         for (args, said) in [
             ("--all --pid 1", "--pid and --all name two targets"),
             ("--pid 1 -- ls", "--pid and a command name two targets"),
             ("--all -- ls", "--all and a command name two targets"),
+            ("--tid 1 --all", "--tid and --all name two targets"),
+            ("--tid 1 -- ls", "--tid and a command name two targets"),
+            ("--pid 1 --tid 1 --all", "--pid and --all name two targets"),
+            ("--pid 1 --tid 1 -- ls", "--pid and a command name two targets"),
+            ("--pid 1 --tid 1 --children", "--tid and --children name two targets"),
             ("--children", "--children needs --pid"),
+            ("--comm x --children", "--children needs --pid"),
             ("--user nobody", "--user needs a command"),
             ("--user-only --kernel-only", "leave nothing to show"),
             ("-o a.svg -o a.svg", "is given twice"),

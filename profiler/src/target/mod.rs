@@ -1,5 +1,6 @@
 //! What is profiled and what the host allows: `/proc`, processes, capabilities.
 //!
+//! * [`cgroup`] knows cgroups by their folders.
 //! * [`image`] opens and maps files of others so that they cannot hurt us.
 //! * [`process`] reads `/proc`, below a root that tests can choose.
 //! * [`probe`] finds out by trying what the kernel takes; [`capabilities`] is that and the host's
@@ -7,6 +8,7 @@
 //! * [`engine`] decides from these what takes the samples, and says what is missing.
 
 pub mod capabilities;
+pub mod cgroup;
 pub mod command;
 pub mod engine;
 pub mod image;

@@ -7,7 +7,11 @@ mod walk;
 
 use flame_graph::{
     format::{folded, jitdump, perf_map, pprof},
-    source::native::{perf_event::sample::Layout, samples::Sample, sideband},
+    source::native::{
+        perf_event::sample::{Decoded, Layout},
+        samples::Sample,
+        sideband,
+    },
     unwind,
 };
 use profiler_ebpf::wire::SampleHeader;
@@ -92,16 +96,18 @@ fn samples() {
 
 #[test]
 fn perf_samples() {
-    let layout = Layout { kernel: true, user: true };
-    // Ids, time, one kernel frame, 64-bit registers, 16 bytes of stack of which 8 are filled.
+    let layout = Layout { kernel: true, user: true, cgroup: true };
+    // Ids, time, one kernel frame, 64-bit registers, 16 bytes of stack of which 8 are filled, a
+    // cgroup.
     let mut words = vec![8 << 32 | 7, 9, 1, 0xffff_ffff_8100_0000, 2];
     words.extend(100..117);
-    words.extend([16, 1, 2, 8_u64]);
+    words.extend([16, 1, 2, 8, 42_u64]);
     let seed: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
     assert!(layout.decode(&seed, 0).is_ok());
     fuzz("perf-samples", vec![seed], |bytes| {
         for (kernel, user) in [(false, false), (false, true), (true, false), (true, true)] {
-            let Ok(sample) = (Layout { kernel, user }).decode(bytes, 1) else { continue };
+            let layout = Layout { kernel, user, cgroup: user };
+            let Ok(Decoded { sample, .. }) = layout.decode(bytes, 1) else { continue };
             assert_eq!(sample.header.user_frames as usize, sample.user.len());
             assert!(sample.stack.len() <= bytes.len());
             let _ = sample.word(sample.header.registers.sp);

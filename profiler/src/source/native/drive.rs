@@ -101,11 +101,11 @@ impl<S: Storage> Followed<S> {
             Tables::new(storage),
             Modules::new(compiler),
             Processes::new(interest(&settings.scope)),
-            settings.threads,
+            settings.labels,
         );
         let mut followed = Self { recorder, compiled };
         followed.add_running(&settings.scope);
-        if let Scope::Processes { pids, .. } = &settings.scope
+        if let Scope::Processes { pids, .. } | Scope::Threads { pids, .. } = &settings.scope
             && settings.prepare
         {
             followed.prepare(pids);
@@ -288,6 +288,10 @@ fn interest(scope: &Scope) -> Interest {
         Scope::Processes { pids, children } => {
             Interest::Only { pids: pids.iter().copied().collect(), children: *children }
         }
+        Scope::Threads { tids, pids } => Interest::Threads {
+            tids: tids.iter().copied().collect(),
+            pids: pids.iter().copied().collect(),
+        },
     }
 }
 

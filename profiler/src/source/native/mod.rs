@@ -24,13 +24,14 @@ pub mod samples;
 pub mod sideband;
 pub mod tables;
 
+use profiler_ebpf::glob::Globs;
 use rustix::{
     process::{getpriority_process, setpriority_process},
     thread::gettid,
 };
 use serde::Serialize;
 
-use crate::target::process::Proc;
+use crate::target::{cgroup::Cgroup, process::Proc};
 
 /// Priority (`nice`) of the threads that record: buffers must not run full, and samples not wait,
 /// because the host is busy.
@@ -44,7 +45,7 @@ fn hurry() {
     }
 }
 
-/// Which processes are sampled.
+/// What is sampled; of it, what passes the [`Filter`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// The whole host.
@@ -56,6 +57,13 @@ pub enum Scope {
         /// Also the processes that they create.
         children: bool,
     },
+    /// These threads.
+    Threads {
+        /// Their ids.
+        tids: Vec<u32>,
+        /// Their processes.
+        pids: Vec<u32>,
+    },
 }
 
 impl Scope {
@@ -63,9 +71,29 @@ impl Scope {
     fn pids(&self, proc: &Proc) -> Vec<u32> {
         match self {
             Self::Host => proc.pids().unwrap_or_default(),
-            Self::Processes { pids, .. } => pids.clone(),
+            Self::Processes { pids, .. } | Self::Threads { pids, .. } => pids.clone(),
         }
     }
+}
+
+/// What a sample must pass: each filter that there is.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Its thread is in this cgroup, or below it.
+    pub cgroup: Option<Cgroup>,
+    /// Its thread has a name like this, or the first thread of its process has.
+    pub names: Option<Box<Globs>>,
+}
+
+/// What the first frames of a stack tell apart, beside processes of different names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Labels {
+    /// Threads: their names are the second frame.
+    pub threads: bool,
+    /// Processes: their ids are in the first frame.
+    pub pids: bool,
+    /// CPUs: their numbers are in the first frame.
+    pub cpus: bool,
 }
 
 /// What to sample, and how.
@@ -73,6 +101,8 @@ impl Scope {
 pub struct Settings {
     /// Which processes.
     pub scope: Scope,
+    /// What of them.
+    pub filter: Filter,
     /// Samples a second on each CPU.
     pub frequency: u64,
     /// Collect user stacks.
@@ -81,8 +111,8 @@ pub struct Settings {
     pub kernel: bool,
     /// Measure the run time of the BPF programs.
     pub measure: bool,
-    /// Make the thread's name a frame.
-    pub threads: bool,
+    /// What the first frames tell apart.
+    pub labels: Labels,
     /// Compile what the targets have mapped before sampling begins, so that no stack has to wait
     /// for rows. Of no use for a command that has yet to begin.
     pub prepare: bool,

@@ -67,13 +67,20 @@ pub enum Interest {
         /// Follow forks.
         children: bool,
     },
+    /// Some threads of these processes.
+    Threads {
+        /// The threads' ids.
+        tids: FxHashSet<u32>,
+        /// The processes' ids.
+        pids: FxHashSet<u32>,
+    },
 }
 
 impl Interest {
     fn includes(&self, pid: u32) -> bool {
         match self {
             Self::Everything => true,
-            Self::Only { pids, .. } => pids.contains(&pid),
+            Self::Only { pids, .. } | Self::Threads { pids, .. } => pids.contains(&pid),
         }
     }
 }
@@ -124,10 +131,16 @@ impl Processes {
         self.processes.get(&pid)
     }
 
-    /// Whether every process that was to be followed has ended.
+    /// Whether every process or thread that was to be followed has ended.
     #[must_use]
     pub fn all_ended(&self) -> bool {
-        matches!(self.interest, Interest::Only { .. }) && self.processes.is_empty()
+        match &self.interest {
+            Interest::Everything => false,
+            Interest::Only { .. } => self.processes.is_empty(),
+            Interest::Threads { tids, .. } => {
+                self.processes.values().all(|process| process.threads.is_disjoint(tids))
+            }
+        }
     }
 
     /// How many processes were ever seen.

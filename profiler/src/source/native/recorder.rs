@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::{
+    Labels,
     modules::Modules,
     processes::{NewMapping, Processes, Regions, region_at, wire_mappings},
     samples::{Beyond, Sample},
@@ -21,6 +22,7 @@ use profiler_ebpf::{
     walk::Walk,
     wire::{
         FRAME_ADDRESS, FRAME_BY_POINTER, FRAME_EXACT, MAX_USER_FRAMES, Outcome, ProcessMappings,
+        SampleHeader,
     },
 };
 
@@ -59,7 +61,7 @@ pub struct Recorder<S> {
     tables: Tables<S>,
     modules: Modules,
     processes: Processes,
-    threads: bool,
+    labels: Labels,
     stacks: Stacks<RawFrame>,
     losses: Losses,
     figures: Figures,
@@ -72,12 +74,12 @@ pub struct Recorder<S> {
 impl<S: Storage> Recorder<S> {
     /// Nothing recorded yet.
     #[must_use]
-    pub fn new(tables: Tables<S>, modules: Modules, processes: Processes, threads: bool) -> Self {
+    pub fn new(tables: Tables<S>, modules: Modules, processes: Processes, labels: Labels) -> Self {
         Self {
             tables,
             modules,
             processes,
-            threads,
+            labels,
             stacks: Stacks::new(1),
             losses: Losses::default(),
             figures: Figures::default(),
@@ -303,8 +305,9 @@ impl<S: Storage> Recorder<S> {
         let cause = outcome.map_or(Some(Truncation::BadTables), truncation);
         let user = true_frames(&sample.user, cause, regions);
         let stacks = &mut self.stacks;
-        let mut stack = stacks.intern([&RawFrame::Process(comm.clone())]);
-        if self.threads {
+        let process = RawFrame::Process(self.labels.process(comm, sample));
+        let mut stack = stacks.intern([&process]);
+        if self.labels.threads {
             stack = stacks.push(stack, &RawFrame::Thread(sample.comm().into()));
         }
         if let Some(cause) = cause {
@@ -342,6 +345,19 @@ impl<S: Storage> Recorder<S> {
             modules: self.modules.into_modules(),
             losses: self.losses,
             figures: self.figures,
+        }
+    }
+}
+
+impl Labels {
+    /// The first frame: the name of the process, with what is asked for behind it.
+    fn process(self, comm: &Arc<str>, sample: &Sample) -> Arc<str> {
+        let SampleHeader { pid, cpu, .. } = sample.header;
+        match (self.pids, self.cpus) {
+            (false, false) => comm.clone(),
+            (true, false) => format!("{comm} (pid {pid})").into(),
+            (false, true) => format!("{comm} (cpu {cpu})").into(),
+            (true, true) => format!("{comm} (pid {pid}, cpu {cpu})").into(),
         }
     }
 }

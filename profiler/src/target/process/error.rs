@@ -20,6 +20,12 @@ pub enum ProcError {
         /// The process it belongs to.
         tgid: u32,
     },
+    /// No thread has this number.
+    #[error("there is no thread {tid}: it has ended, or the number is wrong (`ps -eL` lists them)")]
+    NoSuchThread {
+        /// The number asked for.
+        tid: u32,
+    },
     /// It has ended.
     #[error(
         "process {pid} ({comm}) has ended and only waits for its parent to notice (a zombie): \

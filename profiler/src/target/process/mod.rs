@@ -162,6 +162,28 @@ impl Proc {
         Ok(info)
     }
 
+    /// The process of a thread that is to be profiled.
+    ///
+    /// # Errors
+    ///
+    /// [`ProcError::NoSuchThread`], and as [`Proc::target`].
+    pub fn target_thread(&self, tid: u32) -> Result<ProcessInfo, ProcError> {
+        let gone = |error| match error {
+            ProcError::NoSuchProcess { .. } => ProcError::NoSuchThread { tid },
+            error => error,
+        };
+        // /proc opens threads by number, too, though it does not list them.
+        let folder = self.open(tid).map_err(gone)?;
+        let status = folder.read("status").map_err(gone)?;
+        let pid = parse::status_number(&status, b"Tgid").ok_or_else(|| folder.odd("status"))?;
+        let stat = self.open(pid)?.read(&format!("task/{tid}/stat")).map_err(gone)?;
+        // A first thread that has ended stays as long as the others run.
+        if parse::stat(&stat).is_none_or(|stat| stat.zombie) {
+            return Err(ProcError::NoSuchThread { tid });
+        }
+        self.target(pid)
+    }
+
     /// All mappings of a process, in the order of addresses. Lines that are not understood are
     /// left out.
     ///
@@ -301,6 +323,22 @@ impl Proc {
         let text = self.open(pid)?.read("cgroup")?;
         let mut lines = text.split(|byte| *byte == b'\n');
         Ok(lines.find_map(|line| line.strip_prefix(b"0::")).map(<[u8]>::to_vec))
+    }
+
+    /// Whether this controller of cgroups is in a hierarchy of the first version, as seen from a
+    /// process.
+    ///
+    /// # Errors
+    ///
+    /// What reading gave.
+    pub fn has_first_version(&self, pid: u32, controller: &str) -> Result<bool, ProcError> {
+        let text = self.open(pid)?.read("cgroup")?;
+        // Lines of `NUMBER:CONTROLLER[,CONTROLLER…]:PATH`.
+        let controllers = text
+            .split(|byte| *byte == b'\n')
+            .filter_map(|line| line.split(|byte| *byte == b':').nth(1));
+        let mut names = controllers.flat_map(|names| names.split(|byte| *byte == b','));
+        Ok(names.any(|name| name == controller.as_bytes()))
     }
 
     /// Children by parent. Processes that end meanwhile are left out.

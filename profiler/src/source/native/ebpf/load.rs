@@ -7,7 +7,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
     programs::{
         BtfTracePoint, PerfEvent, Program, ProgramError,
         perf_event::{
@@ -18,13 +18,20 @@ use aya::{
     sys::{Stats, enable_stats},
 };
 use aya_log::EbpfLogger;
-use profiler_ebpf::wire::{Counter, TEXT_PAGE};
+use profiler_ebpf::{
+    glob::Globs,
+    wire::{Counter, TEXT_PAGE},
+};
 
 use super::{
-    btf::{Btf, BtfError},
+    btf::BtfError,
     mapped::{MappedTables, TableMaps},
+    offsets::Offsets,
 };
-use crate::source::native::{Scope, Settings};
+use crate::{
+    source::native::{Scope, Settings},
+    target::cgroup::Cgroup,
+};
 
 /// The programs, compiled from `profiler-ebpf` by `cargo xtask build-ebpf`.
 static OBJECT: &[u8] =
@@ -127,30 +134,40 @@ impl Engine {
     ///
     /// [`LoadError`].
     pub fn load(settings: &Settings, cpus: u32) -> Result<(Self, MappedTables), LoadError> {
-        let offsets = Offsets::of_this_kernel()?;
-        let only_targets = u8::from(!matches!(settings.scope, Scope::Host));
-        let (user, kernel) = (u8::from(settings.user), u8::from(settings.kernel));
+        let filter = &settings.filter;
+        let cgroup = filter.cgroup.as_ref().map_or(0, Cgroup::id);
+        let offsets = Offsets::of_this_kernel(cgroup != 0)?;
+        let flag = |value: bool| u8::from(value);
+        let only_targets = flag(settings.scope != Scope::Host);
+        let thread_targets = flag(matches!(settings.scope, Scope::Threads { .. }));
+        let only_names = flag(filter.names.is_some());
+        let (user, kernel) = (flag(settings.user), flag(settings.kernel));
         let (text, ring) = match settings.scope {
             Scope::Host => (HOST_TEXT, HOST_RING),
-            Scope::Processes { .. } => (PROCESS_TEXT, PROCESS_RING),
+            Scope::Processes { .. } | Scope::Threads { .. } => (PROCESS_TEXT, PROCESS_RING),
         };
         let ring = if settings.frequency < HIGH_FREQUENCY { ring } else { 4 * ring };
         let (pages, wake) = (text / TEXT_PAGE, ring / 4);
-        let mut ebpf = EbpfLoader::new()
+        let mut loader = EbpfLoader::new();
+        loader
             .override_global("ONLY_TARGETS", &only_targets, true)
+            .override_global("THREAD_TARGETS", &thread_targets, true)
+            .override_global("ONLY_NAMES", &only_names, true)
+            .override_global("CGROUP", &cgroup, true)
             .override_global("USER_STACKS", &user, true)
             .override_global("KERNEL_STACKS", &kernel, true)
             .override_global("WAKE_BYTES", &wake, true)
-            .override_global("TASK_FLAGS", &offsets.flags, true)
-            .override_global("TASK_TGID", &offsets.tgid, true)
-            .override_global("TASK_MM", &offsets.mm, true)
-            .override_global("TASK_EXECVE", &offsets.execve, true)
-            .override_global("TASK_EXECVE_MASK", &offsets.execve_mask, true)
             .map_max_entries("SCRATCH", cpus)
             .map_max_entries("SAMPLES", ring)
-            .map_max_entries("PAGES", pages as u32)
-            .load(OBJECT)
-            .map_err(|error| LoadError::Object(brief(&error)))?;
+            .map_max_entries("PAGES", pages as u32);
+        offsets.hand_over(&mut loader);
+        let loaded = loader.load(OBJECT);
+        let mut ebpf = loaded.map_err(|error| LoadError::Object(brief(&error)))?;
+        if let Some(names) = &filter.names {
+            let map = ebpf.map_mut("NAMES").ok_or(LoadError::Missing("NAMES"))?;
+            let mut map: Array<_, [u64; Globs::WORDS]> = map.try_into()?;
+            map.set(0, names.words(), 0)?;
+        }
         let map_fds = ebpf.maps().filter_map(|(_, map)| raw_fd(map)).collect();
         let tables = MappedTables::new(TableMaps {
             pages: array(&mut ebpf, "PAGES")?,
@@ -171,13 +188,13 @@ impl Engine {
         Ok((Self { ebpf, samples, counts, targets, logger, map_fds, stats, links, event }, tables))
     }
 
-    /// Makes a process a target.
+    /// Makes a process, or a thread, a target.
     ///
     /// # Errors
     ///
     /// What the kernel answers: the table is full.
-    pub fn add_target(&mut self, pid: u32, children: bool) -> Result<(), LoadError> {
-        Ok(self.targets.insert(pid, u32::from(children), 0)?)
+    pub fn add_target(&mut self, id: u32, children: bool) -> Result<(), LoadError> {
+        Ok(self.targets.insert(id, u32::from(children), 0)?)
     }
 
     /// Verifies the programs and starts sampling on these CPUs.
@@ -277,32 +294,6 @@ impl Engine {
 /// Bytes of text that the page index covers for the whole host, and for chosen processes.
 const HOST_TEXT: u64 = 2 << 30;
 const PROCESS_TEXT: u64 = 1 << 30;
-
-/// Offsets that the programs need, from this kernel's BTF.
-struct Offsets {
-    flags: u32,
-    tgid: u32,
-    mm: u32,
-    execve: u32,
-    execve_mask: u8,
-}
-
-impl Offsets {
-    fn of_this_kernel() -> Result<Self, LoadError> {
-        let bytes = std::fs::read("/sys/kernel/btf/vmlinux").map_err(LoadError::NoBtf)?;
-        let btf = Btf::parse(&bytes)?;
-        let [flags, tgid, mm] = btf.fields("task_struct", ["flags", "tgid", "mm"])?;
-        // Without the bit, a stack sampled within execve(2) is walked and ends as unreadable.
-        let execve = btf.fields("task_struct", ["in_execve"]).ok().map(|[field]| field);
-        Ok(Self {
-            flags: flags.byte_offset(),
-            tgid: tgid.byte_offset(),
-            mm: mm.byte_offset(),
-            execve: execve.map_or(flags.byte_offset(), |field| field.byte_offset()),
-            execve_mask: execve.map_or(0, |field| 1 << (field.bit_offset % 8)),
-        })
-    }
-}
 
 fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, LoadError> {
     ebpf.take_map(name).ok_or(LoadError::Missing(name))

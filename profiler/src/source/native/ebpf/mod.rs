@@ -2,9 +2,10 @@
 //!
 //! [`source`] runs it, [`load`] brings the programs and maps in and attaches them, [`mapped`] is the
 //! memory of the tables,
-//! [`btf`] finds the kernel's field offsets.
+//! [`btf`] finds the kernel's field offsets, [`offsets`] those that the programs need.
 
 pub mod btf;
 pub mod load;
 pub mod mapped;
+pub mod offsets;
 pub mod source;

@@ -39,10 +39,13 @@ pub fn start(settings: Settings) -> anyhow::Result<Running<EbpfEngine>> {
     let sideband =
         Sideband::open(&cpus).context("cannot follow processes by perf_event_open: run as root")?;
     let (mut engine, tables) = Engine::load(&settings, possible as u32)?;
-    if let Scope::Processes { pids, children } = &settings.scope {
-        for pid in pids {
-            engine.add_target(*pid, *children)?;
-        }
+    let (ids, children) = match &settings.scope {
+        Scope::Host => (&[][..], false),
+        Scope::Processes { pids, children } => (&pids[..], *children),
+        Scope::Threads { tids, .. } => (&tids[..], false),
+    };
+    for id in ids {
+        engine.add_target(*id, children)?;
     }
     let followed = Followed::start(tables, &settings)?;
     engine.attach(&settings, &cpus)?;

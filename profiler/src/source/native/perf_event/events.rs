@@ -39,6 +39,10 @@ pub enum Whom {
         /// Also the processes that it creates.
         children: bool,
     },
+    /// A thread alone.
+    Alone(u32),
+    /// Nobody: of a thread and of those that it creates only records are wanted.
+    Nobody(u32),
 }
 
 /// Sizes of a buffer in pages of 4 KiB, with the bytes of stack in a sample that it has room for.
@@ -106,7 +110,7 @@ impl Events {
     pub fn open(&mut self, whom: Whom) -> io::Result<()> {
         let tid = match whom {
             Whom::Host => -1,
-            Whom::Thread { tid, .. } => tid as i32,
+            Whom::Thread { tid, .. } | Whom::Alone(tid) | Whom::Nobody(tid) => tid as i32,
         };
         let mut attr = self.attr(Some(whom));
         for (cpu, ring) in &self.rings {
@@ -123,6 +127,14 @@ impl Events {
     }
 
     fn attr(&self, whom: Option<Whom>) -> bindings::perf_event_attr {
+        if let Some(Whom::Nobody(_)) = whom {
+            let mut attr = software(bindings::PERF_COUNT_SW_DUMMY, 0);
+            attr.set_exclude_kernel(1);
+            attr.set_inherit(1);
+            attr.set_inherit_thread(1);
+            follow(&mut attr);
+            return attr;
+        }
         let Sampling { frequency, layout, kernel } = self.sampling;
         let mut attr = software(bindings::PERF_COUNT_SW_CPU_CLOCK, 0);
         if self.cycles {

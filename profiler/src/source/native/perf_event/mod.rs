@@ -3,9 +3,12 @@
 //! that load no BPF programs, and for users that may not.
 //!
 //! [`source`] runs it, [`events`] opens the events and their buffers, [`sample`] decodes what they
-//! hold, [`tables`] is the memory of the walker's tables.
+//! hold, [`filter`] drops what is not wanted, [`names`] knows the threads' names, [`tables`] is the
+//! memory of the walker's tables.
 
 pub mod events;
+pub mod filter;
+pub mod names;
 pub mod sample;
 pub mod source;
 pub mod tables;

@@ -15,6 +15,17 @@ pub struct Layout {
     pub kernel: bool,
     /// User registers and a copy of the stack.
     pub user: bool,
+    /// The id of the thread's cgroup.
+    pub cgroup: bool,
+}
+
+/// A sample as it was decoded.
+#[derive(Debug)]
+pub struct Decoded {
+    /// The sample.
+    pub sample: Sample,
+    /// The id of the thread's cgroup, if asked for.
+    pub cgroup: Option<u64>,
 }
 
 /// The registers asked for: those of the walk, in the order of the numbers of `enum
@@ -34,6 +45,9 @@ impl Layout {
         if self.user {
             bits |= bindings::PERF_SAMPLE_REGS_USER | bindings::PERF_SAMPLE_STACK_USER;
         }
+        if self.cgroup {
+            bits |= bindings::PERF_SAMPLE_CGROUP;
+        }
         u64::from(bits)
     }
 
@@ -42,7 +56,7 @@ impl Layout {
     /// # Errors
     ///
     /// [`Malformed`] when it does not hold what it says.
-    pub fn decode(self, body: &[u8], cpu: u32) -> Result<Sample, Malformed> {
+    pub fn decode(self, body: &[u8], cpu: u32) -> Result<Decoded, Malformed> {
         let mut reader = Reader::new(body);
         let (pid, tid, time) = (reader.u32()?, reader.u32()?, reader.u64()?);
         let kernel = if self.kernel { kernel_frames(&mut reader)? } else { Box::default() };
@@ -65,6 +79,7 @@ impl Layout {
                 stack = copy.into();
             }
         }
+        let cgroup = if self.cgroup { Some(reader.u64()?) } else { None };
         let header = SampleHeader {
             time,
             pid,
@@ -77,7 +92,8 @@ impl Layout {
             registers,
             ..SampleHeader::default()
         };
-        Ok(Sample { header, kernel, user, stack_start: header.registers.sp, stack })
+        let sample = Sample { header, kernel, user, stack_start: header.registers.sp, stack };
+        Ok(Decoded { sample, cgroup })
     }
 }
 
@@ -122,7 +138,7 @@ fn read_stack<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], Malformed> {
 mod tests {
     use super::*;
 
-    const BOTH: Layout = Layout { kernel: true, user: true };
+    const BOTH: Layout = Layout { kernel: true, user: true, cgroup: true };
 
     fn bytes(words: &[u64]) -> Vec<u8> {
         words.iter().flat_map(|word| word.to_le_bytes()).collect()
@@ -135,13 +151,14 @@ mod tests {
         if abi != NO_REGISTERS {
             words.extend(100..117);
         }
-        words.extend([16, 0xaa, 0xbb, 8]);
+        words.extend([16, 0xaa, 0xbb, 8, 42]);
         bytes(&words)
     }
 
     #[test]
     fn a_sample_stands_at_its_top_frame() {
-        let sample = BOTH.decode(&sample(ABI_64), 3).unwrap();
+        let Decoded { sample, cgroup } = BOTH.decode(&sample(ABI_64), 3).unwrap();
+        assert_eq!(cgroup, Some(42));
         let SampleHeader { pid, tid, time, cpu, outcome, registers, .. } = sample.header;
         assert_eq!((pid, tid, time, cpu), (7, 8, 9, 3));
         assert_eq!(Outcome::from_number(outcome), Some(Outcome::RowsPending));
@@ -157,17 +174,19 @@ mod tests {
 
     #[test]
     fn threads_without_a_user_side() {
-        let decoded = BOTH.decode(&sample(NO_REGISTERS), 0).unwrap();
+        let decoded = BOTH.decode(&sample(NO_REGISTERS), 0).unwrap().sample;
         assert_eq!(decoded.header.outcome, Outcome::NoUserStack as u32);
         assert!(decoded.user.is_empty() && decoded.stack.is_empty());
-        let kernel_only = Layout { kernel: true, user: false };
-        let decoded = kernel_only.decode(&bytes(&[7, 9, 1, 0x10]), 0).unwrap();
+        let kernel_only = Layout { kernel: true, user: false, cgroup: false };
+        let Decoded { sample: decoded, cgroup } =
+            kernel_only.decode(&bytes(&[7, 9, 1, 0x10]), 0).unwrap();
+        assert_eq!(cgroup, None);
         assert_eq!((&*decoded.kernel, decoded.header.outcome), (&[0x10][..], 0));
     }
 
     #[test]
     fn processes_of_32_bits_are_told() {
-        let decoded = BOTH.decode(&sample(1), 0).unwrap();
+        let decoded = BOTH.decode(&sample(1), 0).unwrap().sample;
         assert_eq!(decoded.header.outcome, Outcome::Compat as u32);
         assert!(decoded.user.is_empty());
     }
@@ -184,7 +203,7 @@ mod tests {
         // More filled than copied.
         let mut wrong = sample(ABI_64);
         let end = wrong.len();
-        wrong[end - 8..].copy_from_slice(&17_u64.to_le_bytes());
+        wrong[end - 16..end - 8].copy_from_slice(&17_u64.to_le_bytes());
         assert_eq!(BOTH.decode(&wrong, 0).map(|_| ()), Err(Malformed));
     }
 }

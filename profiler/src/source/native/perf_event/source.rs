@@ -7,11 +7,13 @@ use std::{
 
 use anyhow::{Context as _, anyhow, bail};
 use perf_event_open_sys::bindings;
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 
 use super::{
     events::{Events, Sampling, Whom},
-    sample::Layout,
+    filter::Filter,
+    names::Names,
+    sample::{Decoded, Layout},
     tables::VecTables,
 };
 use crate::{
@@ -20,7 +22,6 @@ use crate::{
         Report, Scope, Settings,
         drive::{Drained, Engine, Followed, Running, now, prepare_thread},
         recorder::Recorder,
-        samples::Sample,
         sideband::{self, Event, Record, Sideband},
     },
     target::{capabilities::online_cpus, process::Proc},
@@ -35,9 +36,9 @@ pub struct PerfEventEngine {
     /// Records about the whole host's processes. None: the sampling events tell of their own.
     sideband: Option<Sideband>,
     layout: Layout,
-    /// The processes whose samples are kept; None: all.
-    only: Option<FxHashSet<u32>>,
-    names: Names,
+    filter: Filter,
+    /// The threads' names, when somebody wants to know.
+    names: Option<Names>,
     /// What was drained while threads were attached to.
     early: Vec<Record>,
     counts: Counts,
@@ -60,7 +61,14 @@ struct Counts {
 pub fn start(settings: Settings, kernel: bool) -> anyhow::Result<Running<PerfEventEngine>> {
     prepare_thread();
     let cpus = online_cpus();
-    let layout = Layout { kernel: kernel && settings.kernel, user: settings.user };
+    let cgroup = settings.filter.cgroup.is_some();
+    if cgroup && Proc::new().has_first_version(std::process::id(), "perf_event")? {
+        bail!(
+            "perf events do not tell cgroups of version 2 here, as the controller perf_event is in \
+             a hierarchy of version 1; use --engine ebpf, or record without --cgroup"
+        );
+    }
+    let layout = Layout { kernel: kernel && settings.kernel, user: settings.user, cgroup };
     let sampling = Sampling { frequency: settings.frequency, layout, kernel };
     let events = Events::new(&cpus, sampling).context(
         "cannot make buffers for perf events: raise kernel.perf_event_mlock_kb or `ulimit -l`",
@@ -69,8 +77,8 @@ pub fn start(settings: Settings, kernel: bool) -> anyhow::Result<Running<PerfEve
         events,
         sideband: None,
         layout,
-        only: None,
-        names: Names::default(),
+        filter: Filter::new(&settings),
+        names: None,
         early: Vec::new(),
         counts: Counts::default(),
     };
@@ -80,16 +88,24 @@ pub fn start(settings: Settings, kernel: bool) -> anyhow::Result<Running<PerfEve
             engine.events.open(Whom::Host).context("cannot sample the whole host: run as root")?;
         }
         Scope::Processes { pids, children } => {
-            engine.only = (!children).then(|| pids.iter().copied().collect());
             for pid in pids {
-                engine.attach(*pid, *children)?;
+                engine.attach(*pid, |tid| Whom::Thread { tid, children: *children })?;
             }
-            // What was drained meanwhile came before the recording.
-            engine.counts = Counts::default();
+        }
+        Scope::Threads { tids, pids } => {
+            for pid in pids {
+                engine.attach(*pid, Whom::Nobody)?;
+            }
+            for tid in tids {
+                let opened = engine.events.open(Whom::Alone(*tid));
+                opened.map_err(|error| refused(*tid, error))?;
+            }
         }
     }
-    if settings.threads {
-        engine.names.read(&settings.scope);
+    // What was drained meanwhile came before the recording.
+    engine.counts = Counts::default();
+    if settings.labels.threads || settings.filter.names.is_some() {
+        engine.names = Some(Names::read(&settings.scope));
     }
     let followed = Followed::start(VecTables::default(), &settings)?;
     Ok(Running::new(engine, followed, settings))
@@ -98,7 +114,7 @@ pub fn start(settings: Settings, kernel: bool) -> anyhow::Result<Running<PerfEve
 impl PerfEventEngine {
     /// Attaches to all threads of a process. Those that an attached thread has created inherit its
     /// events; they are told from others that began meanwhile by the records of their creation.
-    fn attach(&mut self, pid: u32, children: bool) -> anyhow::Result<()> {
+    fn attach(&mut self, pid: u32, whom: impl Fn(u32) -> Whom) -> anyhow::Result<()> {
         let proc = Proc::new();
         let mut attached: FxHashMap<u32, u64> = FxHashMap::default();
         for _ in 0..ATTACH_ROUNDS {
@@ -108,7 +124,7 @@ impl PerfEventEngine {
                 break;
             }
             for tid in new {
-                match self.events.open(Whom::Thread { tid: *tid, children }) {
+                match self.events.open(whom(*tid)) {
                     Ok(()) => drop(attached.insert(*tid, now())),
                     // It has ended.
                     Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
@@ -133,14 +149,15 @@ impl PerfEventEngine {
 
     /// Empties the buffers.
     fn take(&mut self) -> Drained {
-        let Self { events, layout, only, counts, .. } = self;
+        let Self { events, layout, filter, counts, .. } = self;
         let mut drained = Drained::default();
-        let is_kept = |pid: u32| only.as_ref().is_none_or(|only| only.contains(&pid));
+        filter.begin();
         events.drain(|cpu, kind, misc, body| match kind {
             bindings::PERF_RECORD_SAMPLE => match layout.decode(body, cpu) {
-                // The idle task, whatever the event excludes.
-                Ok(sample) if sample.header.pid == 0 || !is_kept(sample.header.pid) => {}
-                Ok(sample) => drained.samples.push(sample),
+                Ok(Decoded { sample, cgroup }) if filter.wants(&sample, cgroup) => {
+                    drained.samples.push(sample);
+                }
+                Ok(_) => {}
                 Err(_) => counts.malformed += 1,
             },
             bindings::PERF_RECORD_LOST => match lost(body, 8) {
@@ -158,7 +175,6 @@ impl PerfEventEngine {
                 Err(_) => drained.unreadable += 1,
             },
         });
-        counts.samples += drained.samples.len() as u64;
         drained
     }
 }
@@ -200,7 +216,13 @@ impl Engine for PerfEventEngine {
             drained.unreadable += sideband.drain(&mut drained.records);
         }
         drained.records.append(&mut self.early);
-        self.names.apply(&mut drained.samples, &mut drained.records);
+        let Drained { samples, records, .. } = &mut drained;
+        if let Some(names) = &mut self.names {
+            samples.sort_by_key(|sample| sample.header.time);
+            records.sort_by_key(|record| record.time);
+            names.apply(samples, records, self.filter.names());
+        }
+        self.counts.samples += samples.len() as u64;
         drained
     }
 
@@ -221,57 +243,4 @@ impl Engine for PerfEventEngine {
         let report = Report { event: self.events.name(), ..Report::default() };
         (samples + ring_full + malformed, report)
     }
-}
-
-/// The names of threads, which perf samples do not carry.
-#[derive(Default)]
-struct Names(FxHashMap<u32, [u8; 16]>);
-
-impl Names {
-    /// Takes up the threads that run already.
-    fn read(&mut self, scope: &Scope) {
-        let proc = Proc::new();
-        for pid in scope.pids(&proc) {
-            for tid in proc.threads(pid).unwrap_or_default() {
-                if let Ok(name) = proc.thread_comm(pid, tid) {
-                    self.0.insert(tid, padded(&name));
-                }
-            }
-        }
-    }
-
-    /// Gives samples their threads' names, as records change them.
-    fn apply(&mut self, samples: &mut [Sample], records: &mut [Record]) {
-        samples.sort_by_key(|sample| sample.header.time);
-        records.sort_by_key(|record| record.time);
-        let mut records = records.iter().peekable();
-        for sample in samples {
-            while let Some(record) = records.next_if(|record| record.time <= sample.header.time) {
-                self.record(record);
-            }
-            sample.header.comm = self.0.get(&sample.header.tid).copied().unwrap_or(padded(b"?"));
-        }
-        records.for_each(|record| self.record(record));
-    }
-
-    fn record(&mut self, record: &Record) {
-        match &record.event {
-            Event::Comm { name, .. } => drop(self.0.insert(record.tid, padded(name))),
-            Event::Fork { parent_tid, .. } => {
-                if let Some(name) = self.0.get(parent_tid).copied() {
-                    self.0.insert(record.tid, name);
-                }
-            }
-            Event::Exit => drop(self.0.remove(&record.tid)),
-            _ => {}
-        }
-    }
-}
-
-/// A name as sample headers carry it.
-fn padded(name: &[u8]) -> [u8; 16] {
-    let mut padded = [0; 16];
-    let len = name.len().min(15);
-    padded[..len].copy_from_slice(&name[..len]);
-    padded
 }
