@@ -4,6 +4,7 @@
 //! Tools take turns within each round, so that what changes on the machine meanwhile meets all of
 //! them. A figure is the median of the rounds, with the least and the greatest.
 
+mod filters;
 mod machine;
 mod numbers;
 mod parts;
@@ -31,7 +32,7 @@ pub struct Options {
     /// Fewer and shorter rounds: two minutes instead of six to eight
     #[arg(long)]
     pub quick: bool,
-    /// Only these parts: cost, complete, shares, walk, host
+    /// Only these parts: cost, complete, shares, walk, filters, host
     #[arg(long, value_name = "PART", value_delimiter = ',')]
     pub only: Vec<String>,
     /// Also write every measurement to this file

@@ -5,6 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::{Result, bail};
 
 use super::{
+    filters,
     numbers::{Row, Unit, line},
     programs::{self, Program, Running},
     tools::{self, Run, Settings, Tool},
@@ -21,7 +22,8 @@ start to first sample: on the samples' own clock; perf's includes the start of i
 complete: reaches _start or the thread's start; the recorder's word for ours, and for perf the
   address of the last frame compared with the program's entry point and thread roots
 walk: run time of our BPF program as the kernel counts it, at 999 Hz, less its runs that found
-  another process than the target";
+  another process than the target
+filters: run time of our BPF program by tick while every CPU runs what the filter rejects";
 
 /// How the parts are run.
 pub struct Context {
@@ -30,7 +32,7 @@ pub struct Context {
 }
 
 impl Context {
-    fn rounds(&self, all: usize, quick: usize) -> usize {
+    pub fn rounds(&self, all: usize, quick: usize) -> usize {
         if self.quick { quick } else { all }
     }
 
@@ -40,7 +42,7 @@ impl Context {
         run.inspect_err(|error| eprintln!("  no figures of one recording: {error:#}")).ok()
     }
 
-    fn settings(&self, frequency: u32, seconds: f64, quick: f64) -> Settings {
+    pub fn settings(&self, frequency: u32, seconds: f64, quick: f64) -> Settings {
         let seconds = if self.quick { quick } else { seconds };
         Settings { frequency, window: Duration::from_secs_f64(seconds), host: false }
     }
@@ -58,6 +60,7 @@ const PARTS: &[Part] = &[
     Part { name: "complete", run: complete },
     Part { name: "shares", run: shares },
     Part { name: "walk", run: walk },
+    Part { name: "filters", run: filters::filters },
 ];
 
 /// The parts of these names; all when none is named.
@@ -253,9 +256,7 @@ fn walk(context: &Context) -> Result<Vec<Row>> {
 fn other_run(context: &Context, settings: Settings) -> Result<f64> {
     let stopped = Running::start(&programs::RECURSION_4, &context.scratch)?;
     stopped.pause();
-    let run = context.record(Tool::Ours, &stopped, settings).unwrap_or_default();
-    let time = run.stat("bpf_nanoseconds").unwrap_or_default();
-    Ok(time / run.stat("bpf_runs").unwrap_or_default().max(1.0))
+    tools::run_time(&["--pid", &stopped.pid().to_string()], settings, &context.scratch)
 }
 
 /// What one recording tells of our BPF program.

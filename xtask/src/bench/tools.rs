@@ -133,26 +133,47 @@ pub fn record(tool: Tool, program: &Running, settings: Settings, scratch: &Path)
     Ok(run)
 }
 
+/// Nanoseconds of a run of our BPF program, in the mean over a recording of `whom`.
+///
+/// # Errors
+/// When the tool cannot be run or fails.
+pub fn run_time(whom: &[&str], settings: Settings, scratch: &Path) -> Result<f64> {
+    let mut measured = Measured::start(&ours(whom, settings.frequency, scratch), scratch)?;
+    sleep(SET_UP + settings.window);
+    measured.interrupt();
+    measured.wait()?;
+    let stats: Value = serde_json::from_slice(&fs::read(scratch.join("stats.json"))?)?;
+    let number = |name| stats.get(name).and_then(Value::as_f64);
+    let (time, runs) = (number("bpf_nanoseconds"), number("bpf_runs"));
+    let (time, runs) = time.zip(runs).context("the kernel counted no run time")?;
+    Ok(time / runs.max(1.0))
+}
+
 /// The binary that is measured.
 pub fn binary() -> PathBuf {
     programs::shell_target().join("release/flame-graph")
 }
 
+/// Our recording of `whom`.
+fn ours(whom: &[&str], frequency: u32, scratch: &Path) -> Vec<String> {
+    let path = |name: &str| scratch.join(name).display().to_string();
+    let (frequency, binary) = (frequency.to_string(), binary().display().to_string());
+    let (svg, folded, stats) = (path("out.svg"), path("out.folded"), path("stats.json"));
+    let fixed: [&str; 12] = [
+        &binary, "cpu", "-F", &frequency, "-d", "600", "-o", &svg, "-o", &folded, "--stats", &stats,
+    ];
+    fixed.iter().chain(whom).map(|word| (*word).to_owned()).collect()
+}
+
 fn command(tool: Tool, pid: u32, settings: Settings, scratch: &Path) -> Vec<String> {
     let path = |name: &str| scratch.join(name).display().to_string();
     let (frequency, pid) = (settings.frequency.to_string(), pid.to_string());
+    if tool == Tool::Ours {
+        let whom: &[&str] = if settings.host { &["--all"] } else { &["--pid", &pid] };
+        return ours(whom, settings.frequency, scratch);
+    }
     let mut words: Vec<String> = Vec::new();
     let mut add = |more: &[&str]| words.extend(more.iter().map(|word| (*word).to_owned()));
-    if tool == Tool::Ours {
-        add(&[&binary().display().to_string(), "cpu", "-F", &frequency, "-d", "600"]);
-        add(&["-o", &path("out.svg"), "-o", &path("out.folded"), "--stats", &path("stats.json")]);
-        if settings.host {
-            add(&["--all"]);
-        } else {
-            add(&["--pid", &pid]);
-        }
-        return words;
-    }
     // With build IDs from the kernel perf need not read all its data once more when it ends, and
     // without BPF events it does not crash here (6.1.187: `assertion failed at util/build-id.c`).
     add(&["perf", "record", "-q", "--buildid-mmap", "--no-bpf-event", "-k", "CLOCK_MONOTONIC"]);
