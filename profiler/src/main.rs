@@ -1,10 +1,11 @@
 //! The flame-graph command. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 caught nothing.
 
-use std::{fs, process::ExitCode};
+use std::{env, fs, process::ExitCode};
 
 use clap::Parser as _;
 use flame_graph::{
     cli::Cli,
+    model::secret::Secret,
     pipeline::{self, Exit, say},
     plan::{Host, Plan},
 };
@@ -48,7 +49,12 @@ fn sentence(error: &anyhow::Error) -> String {
 /// What of this host bounds a plan.
 fn host() -> Host {
     let rate = fs::read_to_string("/proc/sys/kernel/perf_event_max_sample_rate");
-    Host { max_frequency: rate.ok().and_then(|text| text.trim().parse().ok()) }
+    let secret = |name| env::var(name).ok().and_then(|text| Secret::of(&text));
+    Host {
+        max_frequency: rate.ok().and_then(|text| text.trim().parse().ok()),
+        token: secret("RESQ_TOKEN"),
+        api_key: secret("RESQ_API_KEY"),
+    }
 }
 
 /// With `--verbose`, what libraries log goes to standard error.

@@ -22,7 +22,8 @@ use crate::{
     fold::View,
     model::profile::Profile,
     plan::{FilePlan, Plan},
-    source,
+    source::{self, file::Content},
+    symbolize::{self, symbolize},
 };
 
 /// How a run that did not fail ended.
@@ -61,32 +62,36 @@ fn doctor(json: bool, verbose: bool) -> anyhow::Result<Exit> {
 
 fn file(plan: &FilePlan) -> anyhow::Result<Exit> {
     check(&plan.outputs)?;
+    let options = source::file::Options {
+        title: &plan.title,
+        sample_type: plan.sample_type.as_deref(),
+        threads: plan.threads,
+        idle: plan.idle,
+    };
     let (name, read) = match &plan.input {
         Some(path) => {
             let file = File::open(path).with_context(|| format!("cannot read {path:?}"))?;
             let name = path.file_name().unwrap_or(path.as_os_str());
             let input = BufReader::with_capacity(1 << 16, file);
-            (format!("{path:?}"), source::folded::read(input, &name.to_string_lossy(), &plan.title))
+            (format!("{path:?}"), source::file::read(input, &name.to_string_lossy(), &options))
         }
         None => {
             if io::stdin().is_terminal() {
-                say(format_args!("reading folded stacks from this terminal; end with Ctrl-D\n"));
+                say(format_args!("reading a profile from this terminal; end with Ctrl-D\n"));
             }
             let input = io::stdin().lock();
-            (
-                "standard input".to_owned(),
-                source::folded::read(input, "standard input", &plan.title),
-            )
+            ("standard input".to_owned(), source::file::read(input, "standard input", &options))
         }
     };
-    let source = read.with_context(|| format!("cannot draw {name}"))?;
-    if source.not_utf8 > 0 {
-        let lines = thousands(source.not_utf8);
-        say(format_args!(
-            "note: {name} has {lines} lines that are not UTF-8; such bytes are shown as \\xNN\n"
-        ));
+    let read = read.with_context(|| format!("cannot draw {name}"))?;
+    for remark in &read.remarks {
+        say(format_args!("note: {name}: {remark}\n"));
     }
-    finish(source.profile, &plan.outputs, View::default(), "the input has no counts")
+    let profile = match read.content {
+        Content::Profile(profile) => profile,
+        Content::Recording(recording) => symbolize(recording, &symbolize::Options::default()),
+    };
+    finish(profile, &plan.outputs, View::default(), "the input has no counts")
 }
 
 // --- the end of every recording ---------------------------------------------------------------
@@ -154,7 +159,7 @@ mod tests {
     use crate::model::loss::{Loss, Truncation};
 
     fn profile(text: &str) -> Profile {
-        source::folded::read(text.as_bytes(), "stacks.txt", "t").unwrap().profile
+        source::file::folded::read(text.as_bytes(), "stacks.txt", "t").unwrap().profile
     }
 
     #[test]

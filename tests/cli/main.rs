@@ -15,6 +15,7 @@ use std::{
 use tempfile::TempDir;
 
 mod hostile;
+mod services;
 
 const STACKS: &str = "app;main;work 3\napp;main;rest_[k] 1\n";
 

@@ -1,10 +1,14 @@
 //! Services that are asked for their profiles: real ones, under loads with known shares.
 
-use std::{fs, process::Command};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs,
+    process::Command,
+};
 
 use crate::{
     require,
-    support::{Build, Stacks, Stage, Target, scratch, tool},
+    support::{Build, Stacks, Stage, Target, programs, scratch, tool},
 };
 
 /// What a service says after `ready`: the port that it listens on.
@@ -94,5 +98,152 @@ fn go_locks_and_goroutines() {
     for kind in ["mutex", "block"] {
         let found = stage.collect("pprof", &["--url", &format!("{base}/{kind}")]);
         assert!(through(&found.stacks, &["main.fight"]) > 0, "{kind}: {}", found.stacks);
+    }
+}
+
+/// The Node server of `tests/programs`, and its URL, which has a path.
+fn node_server(stage: &Stage) -> (Target, String) {
+    let server = stage.start(Command::new("node").arg(programs().join("hce.js")));
+    let url = format!("http://localhost:{}/base/", port(&server));
+    (server, url)
+}
+
+#[test]
+fn node_profiles_itself() {
+    require!(tool("node"));
+    let stage = Stage::take();
+    let (_server, url) = node_server(&stage);
+    let mut command = Command::new(tests::binary());
+    command.arg("hce").env("RESQ_TOKEN", "sesame").env("RESQ_API_KEY", "not this");
+    let ended = stage.command(&mut command, &["--url", &url, "--duration", "2"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.said);
+    assert!(!ended.said.contains("sesame"), "{}", ended.said);
+    let stacks = Stacks::parse(&ended.folded.unwrap());
+    let work = stacks.filter(|stack| stack.has("work"));
+    let burning = |name: &str| {
+        let with = work.filter(|stack| {
+            let at = stack.frames.iter().position(|frame| frame.name == "work").unwrap();
+            stack.frames.get(at + 1).is_some_and(|frame| frame.name.contains(name))
+        });
+        with.total() as f64
+    };
+    let nameless = format!("(anonymous) {}:24", programs().join("hce.js").display());
+    let all = burning("alpha") + burning("beta") + burning(&nameless);
+    for (name, share) in [("alpha", 0.5), ("beta", 0.25), (nameless.as_str(), 0.25)] {
+        let found = burning(name) / all;
+        assert!((found - share).abs() < 0.1, "{name}: {found}\n{stacks}");
+    }
+    assert!(!stacks.to_string().contains("(idle)"), "{stacks}");
+    // Microseconds of one busy thread, for two seconds.
+    assert!(all > 1_000_000.0 && stacks.total() < 4_000_000, "{stacks}");
+    let mut command = Command::new(tests::binary());
+    let wrong = stage.command(command.args(["hce", "--api-key", "x"]), &["--url", &url]);
+    assert_eq!(wrong.code, Some(1), "{}", wrong.said);
+    assert!(wrong.said.contains("answered 401 Unauthorized: Unauthorized"), "{}", wrong.said);
+}
+
+#[test]
+fn ctrl_c_ends_the_wait_for_a_service() {
+    require!(tool("node"));
+    let stage = Stage::take();
+    let (_server, url) = node_server(&stage);
+    let mut command = Command::new("timeout");
+    command
+        .args(["--preserve-status", "-s", "INT", "1"])
+        .arg(tests::binary())
+        .arg("hce")
+        .env("RESQ_API_KEY", "open");
+    let ended = stage.command(&mut command, &["--url", &url]);
+    assert_eq!(ended.code, Some(3), "{}", ended.said);
+    assert!(ended.said.contains("ended before"), "{}", ended.said);
+    assert!(ended.folded.is_none());
+}
+
+/// Value by leaf of what `go tool pprof -traces` prints.
+fn go_leaves(file: &std::path::Path) -> BTreeMap<String, u64> {
+    let mut go = Command::new("go");
+    go.args(["tool", "pprof", "-raw"]).arg(file);
+    let path = std::env::var("PATH").unwrap_or_default();
+    let output = go.env("PATH", format!("{path}:/usr/local/go/bin")).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let (samples, rest) = text.split_once("Locations\n").unwrap();
+    let mut names = HashMap::new();
+    for line in rest.split("Mappings\n").next().unwrap().lines() {
+        // `   1: 0x4a2b10 M=1 main.burn /path/serve.go:20:0 s=15`
+        let Some((id, line)) = line.split_once(": 0x") else { continue };
+        names.insert(id.trim().to_owned(), line.split_whitespace().nth(2).unwrap().to_owned());
+    }
+    let mut leaves = BTreeMap::new();
+    for line in samples.lines() {
+        // `         12  120000000: 1 2 3 `
+        let Some((values, ids)) = line.split_once(": ") else { continue };
+        let Some(Ok(value)) = values.split_whitespace().last().map(str::parse::<u64>) else {
+            continue;
+        };
+        let Some(name) = ids.split_whitespace().next().and_then(|id| names.get(id)) else {
+            continue;
+        };
+        *leaves.entry(name.clone()).or_default() += value;
+    }
+    leaves
+}
+
+#[test]
+fn a_pprof_file_reads_as_go_reads_it() {
+    require!(tool("go"));
+    let stage = Stage::take();
+    let server = go_server(&stage);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("profile.pb.gz");
+    let url = format!("http://localhost:{}/debug/pprof/profile?seconds=2", port(&server));
+    let mut go = Command::new("go");
+    go.args(["tool", "pprof", "-proto", "-output"]).arg(&file).arg(&url);
+    let path = std::env::var("PATH").unwrap_or_default();
+    go.env("PATH", format!("{path}:/usr/local/go/bin")).env("PPROF_TMPDIR", folder.path());
+    assert!(go.output().unwrap().status.success());
+    let mut command = Command::new(tests::binary());
+    command.args(["file", "--output", "-", "--input"]).arg(&file);
+    let output = command.output().unwrap();
+    let stacks = Stacks::parse(&String::from_utf8(output.stdout).unwrap());
+    let mut ours = BTreeMap::new();
+    for stack in &stacks.0 {
+        *ours.entry(stack.frames.last().unwrap().name.clone()).or_default() += stack.count;
+    }
+    assert_eq!(ours, go_leaves(&file), "{stacks}");
+    assert!(ours["main.burn"] > 0);
+}
+
+/// The Rust service of `tests/programs`, which answers in this form.
+fn rust_server(stage: &Stage, form: &str) -> Target {
+    let manifest = programs().join("api/Cargo.toml");
+    let folder = scratch().join("api");
+    let mut cargo = Command::new("cargo");
+    cargo.args(["build", "--release", "--locked", "--quiet", "--manifest-path"]).arg(manifest);
+    let output = cargo.arg("--target-dir").arg(&folder).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    stage.start(Command::new(folder.join("release/api")).arg(form))
+}
+
+#[test]
+fn a_rust_service_profiles_itself() {
+    require!(tool("cargo"));
+    let stage = Stage::take();
+    for form in ["pprof", "folded"] {
+        let server = rust_server(&stage, form);
+        let url = format!("http://localhost:{}", port(&server));
+        let mut command = Command::new(tests::binary());
+        command.arg("api").env("RESQ_API_KEY", "open").env("RESQ_TOKEN", "not this");
+        let ended = stage.command(&mut command, &["--url", &url, "--duration", "2", "--threads"]);
+        assert_eq!(ended.code, Some(0), "{form}: {}", ended.said);
+        let stacks = Stacks::parse(&ended.folded.unwrap());
+        let whole = through(&stacks, &["work"]) as f64;
+        let alpha = through(&stacks, &["work", "alpha", "burn"]) as f64 / whole;
+        let samples = ended.stats.unwrap()["samples"].as_u64().unwrap() as f64;
+        let tolerance = 4.0 * (0.75 * 0.25 / samples).sqrt() + 0.03;
+        assert!((alpha - 0.75).abs() <= tolerance, "{form}: {alpha} of {samples}\n{stacks}");
+        let worker = stacks.filter(|stack| {
+            stack.process == "worker" || stack.frames.iter().any(|frame| frame.name == "worker")
+        });
+        assert!(worker.total() as f64 >= 0.9 * whole, "{form}: {stacks}");
     }
 }

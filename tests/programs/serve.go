@@ -1,6 +1,7 @@
 // A server with Go's own pprof endpoints, under a load with known shares: three quarters of the
 // CPU time in alpha, one in beta. 64 blocks of 1 MiB are kept, 20 goroutines are parked, and two
-// fight for a lock. It says `ready PORT`.
+// fight for a lock. It says `ready PORT`, and `/work` how
+// often it went round.
 package main
 
 import (
@@ -10,10 +11,13 @@ import (
 	_ "net/http/pprof"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 var sink uint64
+
+var done atomic.Uint64
 
 //go:noinline
 func burn(n uint64) uint64 {
@@ -34,6 +38,7 @@ func beta() uint64 { return burn(100000) + 2 }
 func work() {
 	for {
 		sink += alpha() + beta()
+		done.Add(1)
 	}
 }
 
@@ -74,6 +79,9 @@ func main() {
 	go fight(lock)
 	go fight(lock)
 	go work()
+	http.HandleFunc("/work", func(answer http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintln(answer, done.Load())
+	})
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		panic(err)

@@ -59,6 +59,34 @@ pub struct Access {
     pub ca_cert: Option<PathBuf>,
 }
 
+/// `flame-graph hce`.
+#[derive(Debug, Default, Args)]
+pub struct Hce {
+    /// What every collector takes.
+    #[command(flatten)]
+    pub common: Common,
+    /// Time between two samples: 100us, 1ms
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "100us",
+        allow_hyphen_values = true,
+        help_heading = "What to record"
+    )]
+    pub interval: String,
+    /// Show also the time in which nothing ran
+    #[arg(long, help_heading = "What to show")]
+    pub idle: bool,
+}
+
+/// `flame-graph api`.
+#[derive(Debug, Default, Args)]
+pub struct Api {
+    /// What every collector takes.
+    #[command(flatten)]
+    pub common: Common,
+}
+
 /// `flame-graph pprof`.
 #[derive(Debug, Default, Args)]
 pub struct Pprof {

@@ -10,7 +10,7 @@ use std::ffi::OsString;
 
 use clap::{Args, Parser, Subcommand};
 
-pub use collect::{Access, Common, Pprof};
+pub use collect::{Access, Api, Common, Hce, Pprof};
 pub use native::{Cpu, Engine, Show, Targets};
 
 /// Shows where a Linux host's time goes, as flame graphs.
@@ -27,9 +27,13 @@ pub struct Cli {
 pub enum Command {
     /// Record what runs on the CPUs: the whole host, processes, or a command
     Cpu(Box<Cpu>),
+    /// Have ResQ's coordination service (Node or Bun) profile itself
+    Hce(Hce),
+    /// Have ResQ's Rust service profile itself
+    Api(Api),
     /// Ask a pprof endpoint, as Go programs have: CPU, heap, locks, goroutines
     Pprof(Pprof),
-    /// Draw stacks that were written down before
+    /// Draw a profile that was written down before
     File(File),
     /// Say what this host allows, and what to do about the rest
     Doctor(Doctor),
@@ -54,9 +58,20 @@ pub struct Written {
 /// `flame-graph file`.
 #[derive(Debug, Args)]
 pub struct File {
-    /// Folded stacks: lines of `process;function;…;function COUNT`; `-` is standard input
+    /// A profile: folded stacks, pprof, a V8 cpuprofile or a flame graph in SVG, packed by gzip or
+    /// not; `-` is standard input
     #[arg(short, long, value_name = "PATH")]
     pub input: OsString,
+    /// Which values of a pprof profile to draw, such as `alloc_space` [default: as `go tool pprof`
+    /// does]
+    #[arg(long, value_name = "NAME", help_heading = "What to show")]
+    pub sample_type: Option<String>,
+    /// Tell threads apart, where the profile does
+    #[arg(long, help_heading = "What to show")]
+    pub threads: bool,
+    /// Show also the time in which nothing ran, where the profile tells
+    #[arg(long, help_heading = "What to show")]
+    pub idle: bool,
     /// Where it goes.
     #[command(flatten)]
     pub written: Written,
@@ -79,6 +94,8 @@ impl Cli {
     pub fn verbose(&self) -> bool {
         match &self.command {
             Command::Cpu(cpu) => cpu.written.verbose,
+            Command::Hce(hce) => hce.common.written.verbose,
+            Command::Api(api) => api.common.written.verbose,
             Command::Pprof(pprof) => pprof.common.written.verbose,
             Command::File(file) => file.written.verbose,
             Command::Doctor(doctor) => doctor.verbose,

@@ -105,7 +105,8 @@ pub fn caption(profile: &Profile) -> String {
     let metadata = &profile.metadata;
     let mut text = shorten(&metadata.target, TARGET_LENGTH);
     if !metadata.duration.is_zero() {
-        if let Some(start) = utc(metadata.start) {
+        // A profile that was read may not tell when it was taken.
+        if let Some(start) = utc(metadata.start).filter(|_| metadata.start != UNIX_EPOCH) {
             let _ = write!(text, ", {start}");
         }
         let _ = write!(text, ", {}", seconds(metadata.duration));

@@ -233,7 +233,8 @@ fn decode_utf8(line: &[u8]) -> Cow<'_, str> {
 }
 
 /// The frame that a text between two `;` stands for.
-fn read_frame(text: &str, first: bool) -> Frame {
+/// The frame that a text stands for; `first`: it is the first of its stack.
+pub(super) fn read_frame(text: &str, first: bool) -> Frame {
     let (name, suffix) = match annotation(text) {
         Some((name, suffix)) if !name.is_empty() => (name, Some(suffix)),
         _ => (text, None),

@@ -1,9 +1,40 @@
-//! Codecs of stack and profile formats: bytes in, model out, no I/O of their own.
+//! Codecs of stack and profile formats: bytes in, model out, no I/O of their own. [`detect`] tells
+//! by its content which format a profile has, [`foreign`] decodes it.
 
+pub mod cpuprofile;
 pub mod decoded;
 pub mod folded;
+pub mod foreign;
 pub mod go_pclntab;
 pub mod gzip;
 pub mod jitdump;
 pub mod perf_map;
 pub mod pprof;
+pub mod svg;
+
+/// The formats of profiles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// [`cpuprofile`].
+    CpuProfile,
+    /// [`pprof`], unpacked.
+    Pprof,
+    /// [`svg`].
+    Svg,
+    /// [`folded`], and whatever is none of the others: it says best what it is not.
+    Folded,
+}
+
+/// The format that bytes, of which these are the first, have. What is packed has none.
+#[must_use]
+pub fn detect(start: &[u8]) -> Kind {
+    if cpuprofile::is_profile(start) {
+        Kind::CpuProfile
+    } else if svg::is_svg(start) {
+        Kind::Svg
+    } else if pprof::is_profile(start) {
+        Kind::Pprof
+    } else {
+        Kind::Folded
+    }
+}

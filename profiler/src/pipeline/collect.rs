@@ -31,6 +31,14 @@ const LATEST: Duration = Duration::from_secs(15);
 pub fn collect(plan: CollectPlan) -> anyhow::Result<Exit> {
     let CollectPlan { collector, common } = plan;
     match collector {
+        Collector::Hce(settings) => {
+            let end = answered(Some(settings.duration));
+            run(&common, end, ENDED_EARLY, move || settings.start())
+        }
+        Collector::Api(settings) => {
+            let end = answered(Some(settings.window()));
+            run(&common, end, ENDED_EARLY, move || settings.start())
+        }
         Collector::Pprof(settings) => {
             let (_, window) = settings.endpoint();
             run(&common, answered(window), ENDED_EARLY, move || settings.start())

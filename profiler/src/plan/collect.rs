@@ -2,12 +2,13 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use super::{DEFAULT_DURATION, PlanError, duration, outputs, pid};
+use super::{DEFAULT_DURATION, Host, PlanError, duration, outputs, pid, time};
 use crate::{
     cli,
     export::output::Output,
     model::secret::Secret,
     source::{
+        api, hce,
         http::{self, Address, Credential},
         pprof,
     },
@@ -25,6 +26,10 @@ pub struct CollectPlan {
 /// The collectors.
 #[derive(Clone, Debug)]
 pub enum Collector {
+    /// ResQ's coordination service.
+    Hce(hce::Settings),
+    /// ResQ's Rust service.
+    Api(api::Settings),
     /// A pprof endpoint.
     Pprof(pprof::Settings),
 }
@@ -76,18 +81,92 @@ pub fn pprof(pprof: cli::Pprof) -> Result<CollectPlan, PlanError> {
         needs: "--url, such as --url http://localhost:6060/debug/pprof/profile",
     })?;
     if pid.is_some() {
-        return Err(PlanError::TwoTargets("--url", "--pid"));
+        return Err(PlanError::NoPid("pprof"));
     }
-    let service = service(address, access, &mut common.warnings)?;
+    // It may be anybody's: what the environment holds is for ResQ's services.
+    let service = service(address, access, &Sends::default(), &mut common.warnings)?;
     let default = DEFAULT_DURATION;
     let settings = pprof::Settings { service, duration, default, sample_type, threads, title };
     Ok(CollectPlan { collector: Collector::Pprof(settings), common })
 }
 
-/// How a service is asked.
+/// Where ResQ's coordination service listens.
+const HCE_URL: &str = "http://localhost:3000";
+/// Where ResQ's Rust service listens.
+const API_URL: &str = "http://localhost:8080";
+/// No service samples more rarely.
+const MAX_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The plan of `flame-graph hce`.
+///
+/// # Errors
+/// The first contradiction or unusable value.
+pub fn hce(hce: cli::Hce, host: &Host) -> Result<CollectPlan, PlanError> {
+    let cli::Hce { common, interval: text, idle } = hce;
+    let Typed { url, pid, duration, title, access, mut common, .. } = typed(common)?;
+    if pid.is_some() {
+        return Err(PlanError::NoPid("hce"));
+    }
+    let interval = time(&text).filter(|time| *time >= Duration::from_micros(1));
+    let interval = interval.filter(|time| *time <= MAX_INTERVAL);
+    let interval = interval.ok_or(PlanError::Interval(text))?;
+    let address = url.map_or_else(|| Address::parse(HCE_URL), Ok)?;
+    let service = service(address, access, &Sends::token_first(host), &mut common.warnings)?;
+    if service.credential.is_none() {
+        return Err(PlanError::NoCredential("hce"));
+    }
+    let duration = duration.unwrap_or(DEFAULT_DURATION);
+    let settings = hce::Settings { service, duration, interval, idle, title };
+    Ok(CollectPlan { collector: Collector::Hce(settings), common })
+}
+
+/// The plan of `flame-graph api`.
+///
+/// # Errors
+/// The first contradiction or unusable value.
+pub fn api(api: cli::Api, host: &Host) -> Result<CollectPlan, PlanError> {
+    let Typed { url, pid, duration, threads, title, access, mut common } = typed(api.common)?;
+    if pid.is_some() {
+        return Err(PlanError::NoPid("api"));
+    }
+    let address = url.map_or_else(|| Address::parse(API_URL), Ok)?;
+    let service = service(address, access, &Sends::key_first(host), &mut common.warnings)?;
+    let duration = duration.unwrap_or(DEFAULT_DURATION);
+    let settings = api::Settings { service, duration, threads, title };
+    Ok(CollectPlan { collector: Collector::Api(settings), common })
+}
+
+/// Which credentials a service may see beside those that were typed, and which it sees when there
+/// are two.
+#[derive(Default)]
+struct Sends {
+    token: Option<Secret>,
+    api_key: Option<Secret>,
+    key_first: bool,
+}
+
+impl Sends {
+    /// Of ResQ's services, those that want a token.
+    fn token_first(host: &Host) -> Self {
+        Self { token: host.token.clone(), api_key: host.api_key.clone(), key_first: false }
+    }
+
+    /// Of ResQ's services, those that want a key.
+    fn key_first(host: &Host) -> Self {
+        Self { key_first: true, ..Self::token_first(host) }
+    }
+
+    fn choose(&self, token: Option<Credential>, key: Option<Secret>) -> Option<Credential> {
+        let key = key.map(Credential::ApiKey);
+        if self.key_first { key.or(token) } else { token.or(key) }
+    }
+}
+
+/// How a service is asked. What was typed goes before what the environment holds.
 fn service(
     address: Address,
     access: cli::Access,
+    sends: &Sends,
     warnings: &mut Vec<String>,
 ) -> Result<http::Settings, PlanError> {
     let cli::Access { token, token_file, api_key, ca_cert } = access;
@@ -104,7 +183,10 @@ fn service(
         ));
     }
     let token = token.map(Credential::Token).or(token_file.map(Credential::TokenFile));
-    let credential = token.or(api_key.map(Credential::ApiKey));
+    let typed = sends.choose(token, api_key);
+    let credential = typed.or_else(|| {
+        sends.choose(sends.token.clone().map(Credential::Token), sends.api_key.clone())
+    });
     if credential.is_some() && address.is_readable() {
         warnings.push(format!("the credential goes to {address} unencrypted; better use https"));
     }
@@ -122,9 +204,13 @@ mod tests {
     };
 
     fn plan(args: &str) -> Result<CollectPlan, String> {
+        plan_on(&Host::default(), args)
+    }
+
+    fn plan_on(host: &Host, args: &str) -> Result<CollectPlan, String> {
         let words = ["flame-graph"].into_iter().chain(args.split_whitespace());
         let cli = Cli::try_parse_from(words).map_err(|error| error.to_string())?;
-        match Plan::new(cli, &Host::default()).map_err(|error| error.to_string())? {
+        match Plan::new(cli, host).map_err(|error| error.to_string())? {
             Plan::Collect(plan) => Ok(*plan),
             other => Err(format!("{other:?}")),
         }
@@ -134,10 +220,13 @@ mod tests {
     fn a_pprof_endpoint_needs_its_url() {
         assert!(plan("pprof").unwrap_err().contains("--url"));
         assert!(plan("pprof --url localhost:6060").unwrap_err().contains("http"));
-        assert!(plan("pprof --url http://h --pid 1").unwrap_err().contains("two targets"));
+        assert!(plan("pprof --url http://h --pid 1").unwrap_err().contains("--pid"));
         assert!(plan("pprof --url http://h --duration 0").unwrap_err().contains("--duration"));
         let CollectPlan { collector: Collector::Pprof(pprof), common } =
-            plan("pprof --url http://h:6060 --sample-type alloc_space --threads").unwrap();
+            plan("pprof --url http://h:6060 --sample-type alloc_space --threads").unwrap()
+        else {
+            panic!()
+        };
         assert_eq!(pprof.sample_type.as_deref(), Some("alloc_space"));
         assert_eq!((pprof.duration, pprof.threads), (None, true));
         assert!(pprof.service.credential.is_none() && common.warnings.is_empty());
@@ -149,11 +238,48 @@ mod tests {
         let both = plan("https://h --token s3cret --api-key k3y").unwrap();
         assert!(!format!("{both:?}").contains("s3cret") && !format!("{both:?}").contains("k3y"));
         assert_eq!(both.common.warnings.len(), 1);
-        let Collector::Pprof(pprof) = both.collector;
+        let Collector::Pprof(pprof) = both.collector else { panic!() };
         assert!(matches!(pprof.service.credential, Some(Credential::Token(_))));
         let plain = plan("http://10.0.0.1 --token-file t").unwrap();
         assert!(plain.common.warnings[0].contains("unencrypted"), "{plain:?}");
         assert!(plan("http://localhost --token-file t").unwrap().common.warnings.is_empty());
         assert!(plan("http://h --token t --token-file t").unwrap_err().contains("one of"));
+    }
+    #[test]
+    fn typed_credentials_go_before_those_of_the_environment() {
+        let secret = |text: &str| Secret::of(text).unwrap();
+        let host = Host { token: Secret::of("t"), api_key: Secret::of("k"), ..Host::default() };
+        let sent = |args: &str| match plan_on(&host, args).unwrap().collector {
+            Collector::Hce(hce) => hce.service.credential,
+            Collector::Api(api) => api.service.credential,
+            Collector::Pprof(pprof) => pprof.service.credential,
+        };
+        assert_eq!(sent("hce"), Some(Credential::Token(secret("t"))));
+        assert_eq!(sent("api"), Some(Credential::ApiKey(secret("k"))));
+        assert_eq!(sent("pprof --url http://h"), None);
+        assert_eq!(sent("hce --api-key x"), Some(Credential::ApiKey(secret("x"))));
+        assert_eq!(sent("api --token x"), Some(Credential::Token(secret("x"))));
+        assert_eq!(sent("hce --token  x --api-key y"), Some(Credential::Token(secret("x"))));
+        assert_eq!(Secret::of(" \n"), None);
+    }
+
+    #[test]
+    fn services_have_their_usual_places() {
+        let CollectPlan { collector: Collector::Hce(hce), .. } = plan("hce --api-key k").unwrap()
+        else {
+            panic!()
+        };
+        assert_eq!(hce.service.address.to_string(), "http://localhost:3000/");
+        assert_eq!(hce.duration, DEFAULT_DURATION);
+        assert_eq!(hce.interval, Duration::from_micros(100));
+        assert!(plan("hce").unwrap_err().contains("RESQ_TOKEN"));
+        assert!(plan("hce --api-key k --interval 0").unwrap_err().contains("--interval"));
+        assert!(plan("hce --api-key k --interval 2s").unwrap_err().contains("--interval"));
+        assert!(plan("hce --api-key k --pid 1").unwrap_err().contains("--pid"));
+        let CollectPlan { collector: Collector::Api(api), .. } = plan("api -d 1.5").unwrap() else {
+            panic!()
+        };
+        assert_eq!(api.service.address.to_string(), "http://localhost:8080/");
+        assert_eq!(api.window(), Duration::from_secs(2));
     }
 }

@@ -12,6 +12,7 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use crate::{
     cli::{Cli, Command},
     export::output::{Output, OutputError},
+    model::secret::Secret,
     source::http::AddressError,
 };
 pub use collect::{CollectPlan, Collector, Common};
@@ -49,13 +50,23 @@ pub struct FilePlan {
     pub outputs: Vec<Output>,
     /// Heading of the picture.
     pub title: String,
+    /// Which values are drawn, where a profile has several.
+    pub sample_type: Option<String>,
+    /// Whether the thread is the second frame.
+    pub threads: bool,
+    /// Whether the time in which nothing ran is shown.
+    pub idle: bool,
 }
 
 /// What of the host bounds a plan.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Host {
     /// `kernel.perf_event_max_sample_rate`, in samples a second; none: not known.
     pub max_frequency: Option<u64>,
+    /// `RESQ_TOKEN` of the environment; none: not set, or empty.
+    pub token: Option<Secret>,
+    /// `RESQ_API_KEY`, likewise.
+    pub api_key: Option<Secret>,
 }
 
 /// Why the command line makes no plan.
@@ -106,6 +117,18 @@ pub enum PlanError {
         /// What the kernel allows.
         limit: u64,
     },
+    /// A process where a service is meant.
+    #[error("{0} asks a service by its --url and records no --pid; `cpu --pid` does")]
+    NoPid(&'static str),
+    /// An interval that cannot be used.
+    #[error("--interval: {0:?} is not a time with a unit from 1us to 1s, such as 100us or 1ms")]
+    Interval(String),
+    /// Nothing that shows who asks.
+    #[error(
+        "{0} wants to know who asks: set RESQ_TOKEN or RESQ_API_KEY, or give --token-file, --token \
+         or --api-key"
+    )]
+    NoCredential(&'static str),
     /// The same credential in two ways.
     #[error("--token and --token-file are two ways of giving one thing; give one of them")]
     TwoCredentials,
@@ -128,11 +151,16 @@ impl Plan {
     pub fn new(cli: Cli, host: &Host) -> Result<Self, PlanError> {
         match cli.command {
             Command::Cpu(cpu) => Ok(Self::Cpu(native::cpu(*cpu, host)?)),
+            Command::Hce(hce) => Ok(Self::Collect(Box::new(collect::hce(hce, host)?))),
+            Command::Api(api) => Ok(Self::Collect(Box::new(collect::api(api, host)?))),
             Command::Pprof(pprof) => Ok(Self::Collect(Box::new(collect::pprof(pprof)?))),
             Command::File(file) => Ok(Self::File(FilePlan {
                 input: (file.input != "-").then(|| file.input.into()),
                 outputs: outputs(&file.written.output)?,
                 title: file.written.title.unwrap_or_else(|| "Flame graph".to_owned()),
+                sample_type: file.sample_type,
+                threads: file.threads,
+                idle: file.idle,
             })),
             Command::Doctor(doctor) => {
                 Ok(Self::Doctor { json: doctor.json, verbose: doctor.verbose })
@@ -142,19 +170,24 @@ impl Plan {
 }
 
 fn duration(text: &str) -> Result<Duration, PlanError> {
-    const UNITS: [(&str, f64); 4] = [("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
-    let wrong = || PlanError::Duration(text.to_owned());
+    let duration = time(text).filter(|time| *time <= MAX_DURATION);
+    duration.ok_or_else(|| PlanError::Duration(text.to_owned()))
+}
+
+/// A time above 0, in seconds unless it says otherwise.
+fn time(text: &str) -> Option<Duration> {
+    const UNITS: [(&str, f64); 5] =
+        [("us", 1e-6), ("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
     let (number, unit) = UNITS
         .into_iter()
         .find_map(|(unit, seconds)| Some((text.strip_suffix(unit)?, seconds)))
         .unwrap_or((text, 1.0));
-    // Floating-point text may also be `inf`, `nan` or `1e9`: none of these is a duration here.
+    // Floating-point text may also be `inf`, `nan` or `1e9`: none of these is a time here.
     if !number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
-        return Err(wrong());
+        return None;
     }
-    let seconds = number.parse::<f64>().map_err(|_| wrong())? * unit;
-    let duration = Duration::try_from_secs_f64(seconds).map_err(|_| wrong())?;
-    if duration.is_zero() || duration > MAX_DURATION { Err(wrong()) } else { Ok(duration) }
+    let time = Duration::try_from_secs_f64(number.parse::<f64>().ok()? * unit).ok()?;
+    (!time.is_zero()).then_some(time)
 }
 
 /// A process id.

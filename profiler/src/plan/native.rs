@@ -214,7 +214,7 @@ mod tests {
     fn cpu(args: &str) -> Result<CpuPlan, String> {
         let words = ["flame-graph", "cpu"].into_iter().chain(args.split_whitespace());
         let cli = Cli::try_parse_from(words).map_err(|error| error.to_string())?;
-        let host = Host { max_frequency: Some(50_000) };
+        let host = Host { max_frequency: Some(50_000), ..Host::default() };
         match Plan::new(cli, &host) {
             Ok(Plan::Cpu(plan)) => Ok(plan),
             Ok(other) => Err(format!("{other:?}")),

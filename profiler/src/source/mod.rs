@@ -1,6 +1,8 @@
 //! Where samples come from: the trait of all sources, and how a session with one is steered.
 
-pub mod folded;
+pub mod api;
+pub mod file;
+pub mod hce;
 pub mod http;
 pub mod native;
 pub mod pprof;

@@ -1,22 +1,18 @@
 //! Any pprof endpoint, as Go's `net/http/pprof` offers them: CPU profiles over a window of time,
 //! others at once.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use reqwest::Method;
-use serde::Serialize;
 
 use super::{
     Collected, Source,
-    http::{self, Address, Client, GRACE, until_stopped},
+    http::{self, Address, Client, Figures, Request},
     session::Session,
 };
 use crate::{
-    format::{
-        decoded::Decoded,
-        pprof::{self, Options},
-    },
-    model::profile::{Metadata, Recording},
+    format::pprof::{self, Options},
+    model::profile::Recording,
 };
 
 /// Where Go programs have it, when only the host is given.
@@ -41,20 +37,12 @@ pub struct Settings {
     pub title: Option<String>,
 }
 
-/// What it tells beside the recording.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Figures {
-    /// Bytes of the profile, unpacked.
-    pub profile_bytes: u64,
-}
-
 /// An endpoint, ready to be asked.
 #[derive(Debug)]
 pub struct Endpoint {
-    client: Client,
-    address: Address,
-    window: Option<Duration>,
-    settings: Settings,
+    request: Request,
+    sample_type: Option<String>,
+    threads: bool,
 }
 
 impl Settings {
@@ -86,8 +74,16 @@ impl Settings {
     /// Files that cannot be used.
     pub fn start(self) -> anyhow::Result<Endpoint> {
         let (address, window) = self.endpoint();
-        let client = Client::new(&self.service)?;
-        Ok(Endpoint { client, address, window, settings: self })
+        let request = Request {
+            client: Client::new(&self.service)?,
+            method: Method::GET,
+            address,
+            body: None,
+            window,
+            engine: "pprof",
+            title: self.title,
+        };
+        Ok(Endpoint { request, sample_type: self.sample_type, threads: self.threads })
     }
 }
 
@@ -95,34 +91,12 @@ impl Source for Endpoint {
     type Report = Collected<Figures>;
 
     fn record(self, session: &Session) -> anyhow::Result<(Recording, Self::Report)> {
-        let start = SystemTime::now();
-        let wait = self.window.unwrap_or_default() + GRACE;
-        let answer =
-            until_stopped(session, self.client.ask(Method::GET, &self.address, None, wait))?;
-        let mut metadata = Metadata {
-            title: self.settings.title.clone().unwrap_or_default(),
-            target: self.address.authority().to_owned(),
-            engine: "pprof".to_owned(),
-            start,
-            duration: self.window.unwrap_or_default(),
-            frequency: None,
-        };
-        let Some(answer) = answer else {
-            return Ok((Recording::empty(metadata), Collected::default()));
-        };
-        let options = Options {
-            sample_type: self.settings.sample_type.as_deref(),
-            threads: self.settings.threads,
-            process: self.address.authority(),
-        };
-        let mut decoded: Decoded =
-            pprof::decode(&answer.body, &options).map_err(|error| answer.wrong(error))?;
-        if self.settings.title.is_none() {
-            metadata.title = format!("{} of {}", decoded.metric.name, self.address.authority());
-        }
-        let remarks = std::mem::take(&mut decoded.remarks);
-        let figures = Figures { profile_bytes: answer.body.len() as u64 };
-        Ok((decoded.recording(metadata), Collected { figures, remarks }))
+        let Self { request, sample_type, threads } = self;
+        request.record(session, |answer| {
+            let sample_type = sample_type.as_deref();
+            let process = answer.address.authority();
+            pprof::decode(&answer.body, &Options { sample_type, threads, process })
+        })
     }
 }
 

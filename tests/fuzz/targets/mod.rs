@@ -6,7 +6,7 @@
 mod walk;
 
 use flame_graph::{
-    format::{folded, jitdump, perf_map, pprof},
+    format::{cpuprofile, detect, folded, jitdump, perf_map, pprof, svg},
     source::native::{
         perf_event::sample::{Decoded, Layout},
         samples::Sample,
@@ -71,6 +71,29 @@ fn pprof_profiles() {
         let _ = pprof::is_profile(bytes);
         let Ok(decoded) = pprof::decode(bytes, &options(bytes.len() % 2 == 0)) else { return };
         // Whoever draws it relies on a value.
+        assert!(decoded.stacks.total(0) > 0);
+    });
+}
+
+#[test]
+fn v8_profiles() {
+    let options = |idle| cpuprofile::Options { idle, process: "host" };
+    assert!(
+        seeds("cpuprofile").iter().all(|seed| cpuprofile::decode(seed, &options(true)).is_ok())
+    );
+    fuzz("cpuprofile", vec![], |bytes| {
+        let _ = detect(bytes);
+        let _ = cpuprofile::decode(bytes, &options(bytes.len() % 2 == 0));
+    });
+}
+
+#[test]
+fn pictures() {
+    let decode = |bytes: &[u8]| svg::decode(&String::from_utf8_lossy(bytes));
+    assert!(seeds("svg").iter().all(|seed| decode(seed).is_ok()));
+    fuzz("svg", vec![], |bytes| {
+        let _ = detect(bytes);
+        let Ok(decoded) = decode(bytes) else { return };
         assert!(decoded.stacks.total(0) > 0);
     });
 }

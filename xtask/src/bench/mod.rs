@@ -1,9 +1,10 @@
 //! `cargo xtask bench cpu`: what a recording costs and what it gives, beside perf on the same
-//! programs. A benchmark: it measures and asserts nothing.
+//! programs; [`collectors`]: what collectors cost. Benchmarks: they measure and assert nothing.
 //!
 //! Tools take turns within each round, so that what changes on the machine meanwhile meets all of
 //! them. A figure is the median of the rounds, with the least and the greatest.
 
+mod collectors;
 mod filters;
 mod machine;
 mod numbers;
@@ -24,6 +25,8 @@ use crate::shell;
 pub enum Bench {
     /// CPU profiling: our engine beside `perf record`
     Cpu(Options),
+    /// Services and runtimes that profile themselves: how much slower that makes them
+    Collectors(collectors::Options),
 }
 
 /// How it is measured.
@@ -45,7 +48,13 @@ pub struct Options {
 /// # Errors
 /// When something that is needed is missing, or a tool fails.
 pub fn run(bench: &Bench) -> Result<()> {
-    let Bench::Cpu(options) = bench;
+    match bench {
+        Bench::Cpu(options) => cpu(options),
+        Bench::Collectors(options) => collectors::run(options),
+    }
+}
+
+fn cpu(options: &Options) -> Result<()> {
     let parts = parts::chosen(&options.only)?;
     if !rustix::process::geteuid().is_root() {
         bail!("run the benchmark as root: it records other processes, as perf does");

@@ -13,7 +13,7 @@ const LOCK: &str = "Cargo.lock";
 /// Checks the bytes of one file.
 pub fn check(path: &str, bytes: &[u8]) -> Vec<Finding> {
     let mut findings = Vec::new();
-    if path != LOCK {
+    if !path.ends_with(LOCK) {
         for host in registry_hosts() {
             if let Some(at) = bytes.windows(host.len()).position(|part| part == host.as_bytes()) {
                 let line = bytes[..at].iter().filter(|byte| **byte == b'\n').count();

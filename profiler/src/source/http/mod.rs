@@ -4,6 +4,7 @@
 mod address;
 pub mod body;
 mod error;
+mod request;
 
 use std::{fs, io::Read as _, path::PathBuf, time::Duration};
 
@@ -20,6 +21,7 @@ use tokio::{runtime, time::timeout};
 pub use address::{Address, AddressError};
 pub use error::HttpError;
 use error::innermost;
+pub use request::{Figures, Request};
 
 use super::session::Session;
 use crate::{format::gzip, model::secret::Secret};
