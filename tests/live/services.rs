@@ -127,7 +127,10 @@ fn node_profiles_itself() {
         });
         with.total() as f64
     };
-    let nameless = format!("(anonymous) {}:24", programs().join("hce.js").display());
+    let source = programs().join("hce.js");
+    let text = fs::read_to_string(&source).unwrap();
+    let line = 1 + text.lines().position(|line| line.contains("return () =>")).unwrap();
+    let nameless = format!("(anonymous) {}:{line}", source.display());
     let all = burning("alpha") + burning("beta") + burning(&nameless);
     for (name, share) in [("alpha", 0.5), ("beta", 0.25), (nameless.as_str(), 0.25)] {
         let found = burning(name) / all;
@@ -140,6 +143,39 @@ fn node_profiles_itself() {
     let wrong = stage.command(command.args(["hce", "--api-key", "x"]), &["--url", &url]);
     assert_eq!(wrong.code, Some(1), "{}", wrong.said);
     assert!(wrong.said.contains("answered 401 Unauthorized: Unauthorized"), "{}", wrong.said);
+}
+
+#[test]
+fn https_is_verified() {
+    require!(tool("node"), tool("openssl"));
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).into_os_string();
+    let (key, cert) = (path("key.pem"), path("cert.pem"));
+    let mut openssl = Command::new("openssl");
+    openssl.args(["req", "-x509", "-nodes", "-days", "2", "-subj", "/CN=flame-graph test"]);
+    openssl.args(["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]);
+    openssl.args(["-addext", "subjectAltName=DNS:localhost"]);
+    openssl.args(["-addext", "basicConstraints=critical,CA:FALSE"]);
+    assert!(
+        openssl.arg("-keyout").arg(&key).arg("-out").arg(&cert).output().unwrap().status.success()
+    );
+    let stage = Stage::take();
+    let server =
+        stage.start(Command::new("node").arg(programs().join("hce.js")).args([&key, &cert]));
+    let ask = |host: &str, more: &[&str]| {
+        let url = format!("https://{host}:{}/base", port(&server));
+        let mut command = Command::new(tests::binary());
+        command.arg("hce").env("RESQ_TOKEN", "sesame");
+        stage.command(&mut command, &[&["--url", &url, "--duration", "0.5"], more].concat())
+    };
+    let trusted = ["--ca-cert", cert.to_str().unwrap()];
+    let ended = ask("localhost", &trusted);
+    assert_eq!(ended.code, Some(0), "{}", ended.said);
+    for refused in [ask("localhost", &[]), ask("127.0.0.1", &trusted)] {
+        assert_eq!(refused.code, Some(1), "{}", refused.said);
+        assert!(refused.said.contains("certificate"), "{}", refused.said);
+        assert!(refused.folded.is_none());
+    }
 }
 
 #[test]

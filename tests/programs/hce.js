@@ -4,7 +4,9 @@
 // `/base/work` how often it went round.
 'use strict';
 
+const fs = require('node:fs');
 const http = require('node:http');
+const https = require('node:https');
 const inspector = require('node:inspector');
 
 let sink = 0;
@@ -44,27 +46,31 @@ function profile({ durationMs = 1000, intervalUs = 100 }, done) {
   }), durationMs);
 }
 
-const server = http.createServer((request, response) => {
-  const answer = (status, value) => {
+function answer(request, response) {
+  const send = (status, value) => {
     response.writeHead(status, { 'content-type': 'application/json' });
     response.end(JSON.stringify(value));
   };
-  if (request.url === '/base/work') return answer(200, done);
+  if (request.url === '/base/work') return send(200, done);
   const { authorization, 'x-api-key': key } = request.headers;
   if (request.method !== 'POST' || request.url !== '/base/admin/cpu-profile') {
-    return answer(404, { error: 'Not found' });
+    return send(404, { error: 'Not found' });
   }
   if (authorization !== undefined && key !== undefined) {
-    return answer(400, { error: 'Two credentials' });
+    return send(400, { error: 'Two credentials' });
   }
   if (authorization !== 'Bearer sesame' && key !== 'open') {
-    return answer(401, { error: 'Unauthorized' });
+    return send(401, { error: 'Unauthorized' });
   }
   let body = '';
   request.on('data', (chunk) => { body += chunk; });
   request.on('end', () => profile(JSON.parse(body), (error, value) => (
-    error ? answer(500, { error: error.message }) : answer(200, value))));
-});
+    error ? send(500, { error: error.message }) : send(200, value))));
+}
+
+// With files of a key and a certificate: over TLS.
+const [key, cert] = process.argv.slice(2).map((file) => fs.readFileSync(file));
+const server = cert ? https.createServer({ key, cert }, answer) : http.createServer(answer);
 
 setTimeout(() => process.exit(1), 120000).unref();
 server.listen(0, 'localhost', () => {

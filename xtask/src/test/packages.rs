@@ -18,6 +18,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("llvm", "llvm-dwp, for test programs with packages of debug files"),
     ("mold", "test programs as mold lays them out"),
     ("musl-tools", "static test programs with musl"),
+    ("openssl", "certificates for the services of the tests"),
 ];
 
 /// Runtimes that are as often installed otherwise: the command that shows it, the package, and
