@@ -42,6 +42,7 @@ pub fn run() -> Result<()> {
     for path in &paths {
         let bytes = fs::read(root().join(path)).with_context(|| format!("cannot read {path}"))?;
         findings.extend(text::check(path, &bytes));
+        findings.extend(text::check_place(path));
         if !path.ends_with(".rs") {
             continue;
         }

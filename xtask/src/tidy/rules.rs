@@ -68,6 +68,18 @@ pub const SHARED_BY_SOURCES: &[&str] = &["http", "session"];
 /// second.
 pub const README_COMMANDS: [&str; 2] = ["cargo run --release -- cpu", "cargo xtask test"];
 
+/// What the top of the repository holds, beside names that begin with a dot.
+pub const TOP: &[&str] = &[
+    "Cargo.lock",
+    "Cargo.toml",
+    "LICENSE",
+    "README.md",
+    "profiler",
+    "profiler-ebpf",
+    "tests",
+    "xtask",
+];
+
 /// Hosts of package registries. They are put together here, so that this file names none.
 pub fn registry_hosts() -> Vec<String> {
     let hosts: &[&[&str]] = &[

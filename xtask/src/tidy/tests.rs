@@ -188,6 +188,16 @@ fn registries_are_not_named() {
 }
 
 #[test]
+fn the_top_has_no_more_than_it_needs() {
+    for path in ["Cargo.toml", ".ci/run", ".gitignore", "tests/pictures/a.svg", "xtask/x.rs"] {
+        assert_eq!(text::check_place(path), None, "{path}");
+    }
+    for path in ["docs/a.svg", "clippy.toml", "Cargo.toml.orig"] {
+        assert!(text::check_place(path).is_some(), "{path}");
+    }
+}
+
+#[test]
 fn the_commands_of_the_readme_are_those_that_run() {
     let [first, second] = README_COMMANDS;
     let readme = format!("# Title\n\n```sh\n{first}\n{second}\n```\n\n```sh\nmore\n```\n");

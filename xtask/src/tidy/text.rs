@@ -2,7 +2,7 @@
 
 use super::{
     Finding,
-    rules::{README_COMMANDS, registry_hosts},
+    rules::{README_COMMANDS, TOP, registry_hosts},
 };
 
 /// Test data whose bytes are what is tested.
@@ -35,6 +35,13 @@ pub fn check(path: &str, bytes: &[u8]) -> Vec<Finding> {
         findings.push(Finding::new(path, 0, "the last line has no end"));
     }
     findings
+}
+
+/// Checks that a file lies where the top of the repository has room for it.
+pub fn check_place(path: &str) -> Option<Finding> {
+    let top = path.split('/').next().unwrap_or_default();
+    let known = top.starts_with('.') || TOP.contains(&top);
+    (!known).then(|| Finding::new(path, 0, format!("the repository's top has no `{top}`")))
 }
 
 /// Checks that the README's first two commands are the program's job and the tests, and that
