@@ -1,6 +1,8 @@
 //! What is profiled and what the host allows: `/proc`, processes, capabilities.
 //!
 //! * [`cgroup`] knows cgroups by their folders.
+//! * [`listener`] finds the process that listens on a port, [`runtime`] says which language runtime
+//!   a process is, [`pick`] takes the only process that can be meant or lists them.
 //! * [`image`] opens and maps files of others so that they cannot hurt us.
 //! * [`process`] reads `/proc`, below a root that tests can choose.
 //! * [`probe`] finds out by trying what the kernel takes; [`capabilities`] is that and the host's
@@ -12,6 +14,9 @@ pub mod cgroup;
 pub mod command;
 pub mod engine;
 pub mod image;
+pub mod listener;
+pub mod pick;
 pub mod probe;
 pub mod process;
+pub mod runtime;
 pub mod vdso;

@@ -102,7 +102,7 @@ impl ProcError {
 }
 
 /// A name fit for a message: control characters cannot reach the terminal.
-pub(super) fn printable(name: &[u8]) -> String {
+pub fn printable(name: &[u8]) -> String {
     let text = String::from_utf8_lossy(name);
     text.chars().map(|char| if char.is_control() { '\u{fffd}' } else { char }).collect()
 }

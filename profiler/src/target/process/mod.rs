@@ -7,6 +7,7 @@
 //! Every read has a bound. Formats: `proc(5)`.
 
 mod error;
+mod files;
 pub mod maps;
 mod parse;
 #[cfg(test)]
@@ -18,6 +19,8 @@ use std::io::{BufReader, Read as _};
 use std::path::{Path, PathBuf};
 
 pub use error::ProcError;
+pub(super) use error::printable;
+pub use files::ListeningSocket;
 pub use maps::ProcMapping;
 
 /// Most bytes read of a small file (`stat`, `status`, `comm`, `cgroup`).
@@ -55,7 +58,7 @@ impl ProcessInfo {
             format!(
                 "process {} ({}) is a kernel thread: it has kernel frames only, no user stacks",
                 self.pid,
-                error::printable(&self.comm)
+                printable(&self.comm)
             )
         })
     }
@@ -157,7 +160,7 @@ impl Proc {
         let info = self.process(pid)?;
         // A process whose first thread has ended is a zombie with other threads: it still runs.
         if info.zombie && info.threads <= 1 {
-            return Err(ProcError::Zombie { pid, comm: error::printable(&info.comm) });
+            return Err(ProcError::Zombie { pid, comm: printable(&info.comm) });
         }
         Ok(info)
     }
