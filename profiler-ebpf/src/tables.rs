@@ -61,6 +61,12 @@ impl Env for KernelEnv {
         }
         fetch(self.scratch, address)
     }
+
+    #[inline(always)]
+    fn code(&mut self, address: u64) -> Option<u64> {
+        // Not through the window, which the stack is about to be read by.
+        read_word(address)
+    }
 }
 
 /// Reads the word at an address, with those above it into the window when all are readable.
@@ -78,8 +84,13 @@ fn fetch(scratch: *mut Scratch, address: u64) -> Option<u64> {
         // Near the end of the stack: just the word. The failed read has zeroed the window.
         (*scratch).window_start = u64::MAX;
     }
+    read_word(address)
+}
+
+#[inline(always)]
+fn read_word(address: u64) -> Option<u64> {
     let mut word = 0u64;
-    // SAFETY: as above, into one local word.
+    // SAFETY: the helper writes 8 bytes, into one local word, and never faults.
     let failed = unsafe { bpf_probe_read_user((&raw mut word).cast(), 8, address as *const _) };
     (failed == 0).then_some(word)
 }

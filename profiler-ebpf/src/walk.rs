@@ -28,8 +28,10 @@ pub trait Env {
     fn row(&self, segment: Self::Segment, index: u32) -> Row;
     /// The rule of this number.
     fn rule(&self, number: u32) -> Option<&Rule>;
-    /// The 8 bytes of user memory at an address.
+    /// The 8 bytes of the stack at an address.
     fn word(&mut self, address: u64) -> Option<u64>;
+    /// The 8 bytes of code at an address.
+    fn code(&mut self, address: u64) -> Option<u64>;
 }
 
 /// State of a walk. It stands at the frame that was recorded last.
@@ -52,6 +54,24 @@ const ROW_STEPS: u32 = TEXT_PAGE.ilog2() + 1;
 const LOWEST_CODE: u64 = 4096;
 /// First address that is not user space, with five-level page tables.
 const USER_END: u64 = 1 << 56;
+
+/// `endbr64`, little-endian as all of these.
+const ENDBR64: u32 = 0xfa1e_0ff3;
+/// `mov rbp, rsp` as most assemblers encode it, and as V8 and HotSpot do.
+const MOV: u32 = 0xe5_8948;
+const MOV_LOAD: u32 = 0xec_8b48;
+/// `push rbp` in front of it.
+const PUSH_MOV: u32 = MOV << 8 | 0x55;
+const PUSH_MOV_LOAD: u32 = MOV_LOAD << 8 | 0x55;
+
+/// The stack of a function that is about to set its frame up, or has taken it down.
+#[derive(Clone, Copy)]
+struct Unframed {
+    /// Bytes between the stack pointer and the return address: the pushed frame pointer, or none.
+    pushed: u64,
+    /// Bytes of arguments that the function drops as it returns.
+    dropped: u64,
+}
 
 impl Walk {
     /// A walk at the top frame of a thread of this process.
@@ -78,28 +98,30 @@ impl Walk {
         if !self.find_mapping(env, address) {
             return Outcome::UnknownMapping;
         }
-        match self.mapping.kind {
+        let rule = match self.mapping.kind {
             mapping_kind::PENDING => return Outcome::RowsPending,
-            mapping_kind::ROWS => {}
-            _ => return self.step_by_pointer(env),
-        }
-        let Some(number) = self.rule_number(env, address) else {
-            return Outcome::BadTables;
+            mapping_kind::ROWS => match self.rule(env, address) {
+                Some(rule) => rule,
+                None => return Outcome::BadTables,
+            },
+            _ => Rule::NONE,
         };
-        if number == 0 {
-            return self.step_by_pointer(env);
-        }
-        let Some(rule) = env.rule(number) else {
-            return Outcome::BadTables;
-        };
-        let rule = *rule;
+        // Each kind of step stands here once: the verifier follows every copy of it.
         match rule.cfa {
             cfa::END => Outcome::Complete,
-            cfa::SIGNAL => self.step_signal(env, &rule),
-            cfa::NONE => self.step_by_pointer(env),
             cfa::PADDING if !exact => Outcome::Complete,
-            cfa::PADDING => self.step_by_pointer(env),
+            cfa::SIGNAL => self.step_signal(env, &rule),
+            cfa::NONE | cfa::PADDING => self.step_by_pointer(env),
             _ => self.step_by_rule(env, &rule),
+        }
+    }
+
+    /// The rule at an address of the current mapping. None: the tables contradict each other.
+    #[inline(always)]
+    fn rule<E: Env>(&self, env: &E, address: u64) -> Option<Rule> {
+        match self.rule_number(env, address)? {
+            0 => Some(Rule::NONE),
+            number => env.rule(number).copied(),
         }
     }
 
@@ -271,6 +293,18 @@ impl Walk {
     #[inline(always)]
     fn step_by_pointer<E: Env>(&mut self, env: &mut E) -> Outcome {
         let Registers { sp, bp, bx, flags, .. } = self.registers;
+        if flags & FRAME_EXACT != 0
+            && let Some(unframed) = self.unframed(env)
+        {
+            let at = sp.wrapping_add(unframed.pushed);
+            // Below the return address only the frame pointer can be.
+            let caller_bp = if unframed.pushed == 0 { Some(bp) } else { env.word(sp) };
+            let (Some(caller_bp), Some(ip)) = (caller_bp, env.word(at)) else {
+                return Outcome::UnreadableStack;
+            };
+            let sp = at.wrapping_add(8 + unframed.dropped);
+            return self.arrive(ip, sp, [caller_bp, bx], FRAME_BY_POINTER);
+        }
         if bp == 0 && flags & FRAME_EXACT == 0 {
             // The ABI asks the outermost frame to clear it (System V ABI x86-64, 3.4.1).
             return Outcome::Complete;
@@ -282,6 +316,33 @@ impl Walk {
             return Outcome::UnreadableStack;
         };
         self.arrive(ip, bp.wrapping_add(16), [caller_bp, bx], FRAME_BY_POINTER)
+    }
+
+    /// What the instruction at the frame's very address says of the stack, when the frame pointer
+    /// is not yet, or no longer, the function's own.
+    #[inline(always)]
+    fn unframed<E: Env>(&self, env: &mut E) -> Option<Unframed> {
+        // Within the page: the next one need not be there.
+        let ip = self.registers.ip;
+        let beyond = (ip & 0xfff).saturating_sub(0xff8);
+        let code = env.code(ip.wrapping_sub(beyond))? >> (beyond * 8);
+        let code = if code as u32 == ENDBR64 { code >> 32 } else { code };
+        match code as u32 {
+            PUSH_MOV | PUSH_MOV_LOAD => return Some(Unframed { pushed: 0, dropped: 0 }),
+            word if matches!(word & 0xff_ffff, MOV | MOV_LOAD) => {
+                return Some(Unframed { pushed: 8, dropped: 0 });
+            }
+            _ => {}
+        }
+        let dropped = match code as u16 {
+            // `ret`, also with a prefix that branch predictors want.
+            0xc3f3 => 0,
+            half if half & 0xff == 0xc3 => 0,
+            // `ret n`
+            half if half & 0xff == 0xc2 => code >> 8 & 0xffff,
+            _ => return None,
+        };
+        Some(Unframed { pushed: 0, dropped })
     }
 
     #[inline(always)]

@@ -86,6 +86,10 @@ impl Env for Tables<'_> {
     fn word(&mut self, address: u64) -> Option<u64> {
         self.words.word(192 + address / 8)
     }
+
+    fn code(&mut self, address: u64) -> Option<u64> {
+        self.words.word(address % 256)
+    }
 }
 
 /// Inputs in which a walk makes some steps: one mapping, one page, a rule of each kind.

@@ -7,21 +7,27 @@ use profiler_ebpf::{
 
 use super::tables::Storage;
 
-/// [`Env`] on the host: the tables, mappings of one process and its memory as a closure.
-pub struct HostEnv<'a, S, M> {
+/// [`Env`] on the host: the tables, mappings of one process, its stack and its code as closures.
+pub struct HostEnv<'a, S, M, C> {
     storage: &'a S,
     mappings: &'a [Mapping],
     memory: M,
+    code: C,
 }
 
-impl<'a, S, M> HostEnv<'a, S, M> {
-    /// The tables in `storage`, these mappings, and this memory.
-    pub fn new(storage: &'a S, mappings: &'a [Mapping], memory: M) -> Self {
-        Self { storage, mappings, memory }
+impl<'a, S, M, C> HostEnv<'a, S, M, C> {
+    /// The tables in `storage`, these mappings, this stack and this code.
+    pub fn new(storage: &'a S, mappings: &'a [Mapping], memory: M, code: C) -> Self {
+        Self { storage, mappings, memory, code }
     }
 }
 
-impl<'a, S: Storage, M: FnMut(u64) -> Option<u64>> Env for HostEnv<'a, S, M> {
+impl<'a, S, M, C> Env for HostEnv<'a, S, M, C>
+where
+    S: Storage,
+    M: FnMut(u64) -> Option<u64>,
+    C: FnMut(u64) -> Option<u64>,
+{
     type Segment = &'a [Row];
     const COPY: bool = true;
 
@@ -47,6 +53,10 @@ impl<'a, S: Storage, M: FnMut(u64) -> Option<u64>> Env for HostEnv<'a, S, M> {
 
     fn word(&mut self, address: u64) -> Option<u64> {
         (self.memory)(address)
+    }
+
+    fn code(&mut self, address: u64) -> Option<u64> {
+        (self.code)(address)
     }
 }
 
@@ -88,11 +98,74 @@ mod tests {
         };
         let mut walk = Walk::new(registers, ProcessMappings { first: 0, len: 1 });
         let memory = |address| (address == 0x2000).then_some(0x10020);
-        let mut env = HostEnv::new(&storage, &mappings, memory);
+        let mut env = HostEnv::new(&storage, &mappings, memory, |_| None);
         assert_eq!(walk.step(&mut env), Outcome::Walking);
         let Registers { ip, sp, bp, bx, .. } = walk.registers;
         assert_eq!((ip, sp, bp, bx), (0x10020, 0x2008, 0x77, 0x88));
         // What lies above and is not there is missing.
         assert_eq!(walk.step(&mut env), Outcome::UnreadableStack);
+    }
+    /// The registers after a step out of code without rows at this offset of a page, with the
+    /// stack pointer at 0x2000 and the frame pointer at 0x2020.
+    fn stepped(at: u64, code: &[u8]) -> Option<[u64; 3]> {
+        let storage = VecTables::default();
+        let kind = mapping_kind::NO_ROWS;
+        let mappings = [Mapping { start: 0x10000, end: 0x12000, first_page: 0, kind }];
+        let ip = 0x10000 + at;
+        let registers =
+            Registers { ip, sp: 0x2000, bp: 0x2020, flags: FRAME_EXACT, ..Registers::default() };
+        let stack = |address: u64| match address {
+            0x2000 => Some(0x1_0100),
+            0x2008 => Some(0x1_0200),
+            0x2020 => Some(0x2080),
+            0x2028 => Some(0x1_0300),
+            _ => None,
+        };
+        let read = |address: u64| {
+            let bytes = (0..8).map(|byte| {
+                let address = address + byte;
+                // The next page is not there.
+                let mapped = (0x10000..0x11000).contains(&address);
+                let at = address.checked_sub(ip).and_then(|at| code.get(at as usize));
+                mapped.then(|| at.copied().unwrap_or(0x90))
+            });
+            let bytes: Option<Vec<u8>> = bytes.collect();
+            Some(u64::from_le_bytes(bytes?.try_into().unwrap()))
+        };
+        let mut walk = Walk::new(registers, ProcessMappings { first: 0, len: 1 });
+        let mut env = HostEnv::new(&storage, &mappings, stack, read);
+        let outcome = walk.step(&mut env);
+        let Registers { ip, sp, bp, .. } = walk.registers;
+        (outcome == Outcome::Walking).then_some([ip, sp, bp])
+    }
+
+    #[test]
+    fn prologues_and_returns_of_code_without_rows_are_recognised() {
+        let framed = Some([0x1_0300, 0x2030, 0x2080]);
+        let entry = Some([0x1_0100, 0x2008, 0x2020]);
+        let pushed = Some([0x1_0200, 0x2010, 0x1_0100]);
+        for (code, expected) in [
+            (&b"\x90\x90"[..], framed),
+            (b"\x55\x48\x89\xe5", entry),
+            (b"\x55\x48\x8b\xec", entry),
+            (b"\xf3\x0f\x1e\xfa\x55\x48\x89\xe5", entry),
+            (b"\x48\x89\xe5", pushed),
+            (b"\x48\x8b\xec", pushed),
+            (b"\xc3", entry),
+            (b"\xf3\xc3", entry),
+            (b"\xc2\x10\x00", Some([0x1_0100, 0x2018, 0x2020])),
+            // `leave`, `pop rbp`, and a push of something else: the frame pointer still is, or
+            // may be, the function's own.
+            (b"\xc9\xc3", framed),
+            (b"\x5d\xc3", framed),
+            (b"\x55\x53", framed),
+            (b"\x48\x89\xec", framed),
+        ] {
+            assert_eq!(stepped(0x100, code), expected, "{code:x?}");
+        }
+        // At the end of what is mapped.
+        assert_eq!(stepped(0xfff, b"\xc3"), entry);
+        assert_eq!(stepped(0xffc, b"\x55\x48\x89\xe5"), entry);
+        assert_eq!(stepped(0xffe, b"\x55\x48"), framed);
     }
 }

@@ -7,12 +7,14 @@
 //! * [`modules`] keeps the mapped files, which [`open`] opens and [`compile`] makes rows of.
 //! * [`tables`] holds the walker's tables, in memory that the kernel side shares.
 //! * [`recorder`] brings [`samples`] and process records into the order of time, finishes the walks
-//!   that the kernel handed up, and interns stacks.
+//!   that the kernel handed up, for which it looks at [`code`], and interns stacks of [`frames`].
 
+pub mod code;
 pub mod compile;
 pub mod drive;
 pub mod ebpf;
 pub mod extents;
+pub mod frames;
 pub mod host_env;
 pub mod modules;
 pub mod open;

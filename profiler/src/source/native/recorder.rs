@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use super::{
     Labels,
+    code::Code,
+    frames::{code_address, is_in_exec, true_frames, truncation, user_frame},
     modules::Modules,
     processes::{NewMapping, Processes, Regions, region_at, wire_mappings},
     samples::{Beyond, Sample},
@@ -15,15 +17,12 @@ use crate::model::{
     address::CodeAddress,
     frame::{ModuleId, RawFrame},
     loss::{Loss, Losses, Truncation},
-    profile::{Module, ModuleKind},
+    profile::Module,
     stacks::Stacks,
 };
 use profiler_ebpf::{
     walk::Walk,
-    wire::{
-        FRAME_ADDRESS, FRAME_BY_POINTER, FRAME_EXACT, MAX_USER_FRAMES, Outcome, ProcessMappings,
-        SampleHeader,
-    },
+    wire::{FRAME_BY_POINTER, MAX_USER_FRAMES, Outcome, ProcessMappings, SampleHeader},
 };
 
 /// Records younger than this may still be on their way into another CPU's buffer.
@@ -240,7 +239,8 @@ impl<S: Storage> Recorder<S> {
         let mut beyond = None;
         let mut frames = std::mem::take(&mut sample.user);
         let memory = |address| sample.word(address).map_err(|error| beyond = Some(error)).ok();
-        let mut env = self.tables.env(&mappings, memory);
+        let code = Code { pid: sample.header.pid, regions: &regions, modules: &self.modules };
+        let mut env = self.tables.env(&mappings, memory, |address| code.word(address));
         let outcome = loop {
             match walk.step(&mut env) {
                 Outcome::Walking if frames.len() >= MAX_USER_FRAMES => break Outcome::TooDeep,
@@ -379,67 +379,4 @@ pub struct Recorded {
     pub mappings: u64,
     /// Unwind rows that were installed, in all.
     pub rows: u64,
-}
-
-/// The frames without the one that a walk went astray to: a return address in no mapping.
-fn true_frames<'a>(frames: &'a [u64], cause: Option<Truncation>, regions: &Regions) -> &'a [u64] {
-    match frames {
-        [callees @ .., last]
-            if cause == Some(Truncation::UnknownMapping)
-                && !callees.is_empty()
-                && region_at(regions, code_address(*last).lookup()).is_none() =>
-        {
-            callees
-        }
-        _ => frames,
-    }
-}
-
-/// Whether a thread is within execve(2), as far as a sample shows it: the registers are those of
-/// the program that was left, and neither its code nor its stack is there any more.
-fn is_in_exec(sample: &Sample, regions: &Regions) -> bool {
-    !sample.kernel.is_empty()
-        && sample.stack.is_empty()
-        && region_at(regions, sample.header.registers.ip).is_none()
-}
-
-fn code_address(word: u64) -> CodeAddress {
-    let address = word & FRAME_ADDRESS;
-    if word & FRAME_EXACT != 0 { CodeAddress::Exact(address) } else { CodeAddress::Return(address) }
-}
-
-/// The frame of a user address, in terms of the module that is mapped there.
-fn user_frame(word: u64, regions: &Regions, modules: &Modules) -> RawFrame {
-    let address = code_address(word);
-    let Some(region) = region_at(regions, address.lookup()) else {
-        return RawFrame::Unmapped(address);
-    };
-    let address = match modules.module(region.module).kind {
-        ModuleKind::Anonymous { .. } => address,
-        ModuleKind::File | ModuleKind::Vdso => {
-            let offset = |address: u64| address - region.start + region.offset;
-            match address {
-                CodeAddress::Exact(address) => CodeAddress::Exact(offset(address)),
-                CodeAddress::Return(address) => CodeAddress::Return(offset(address)),
-            }
-        }
-    };
-    RawFrame::User { module: region.module, address }
-}
-
-/// Why a stack that ended so is short; None: it reaches its root.
-fn truncation(outcome: Outcome) -> Option<Truncation> {
-    Some(match outcome {
-        Outcome::Complete | Outcome::NoUserStack => return None,
-        Outcome::UnknownMapping => Truncation::UnknownMapping,
-        Outcome::RowsPending => Truncation::RowsPending,
-        Outcome::UnreadableStack => Truncation::UnreadableStack,
-        Outcome::StackNotAdvancing => Truncation::StackNotAdvancing,
-        Outcome::NoFramePointer => Truncation::NoFramePointer,
-        Outcome::UnsupportedRule => Truncation::UnsupportedRule,
-        Outcome::TooDeep => Truncation::TooDeep,
-        Outcome::BadTables | Outcome::Walking => Truncation::BadTables,
-        Outcome::Compat => Truncation::Compat,
-        Outcome::CopyEnded => Truncation::CopyEnded,
-    })
 }

@@ -363,9 +363,15 @@ impl<S: Storage> Tables<S> {
         }
     }
 
-    /// The walker's view, for a walk on the host over mappings of its own and a memory reader.
-    pub fn env<'a, M>(&'a self, mappings: &'a [Mapping], memory: M) -> HostEnv<'a, S, M> {
-        HostEnv::new(&self.storage, mappings, memory)
+    /// The walker's view, for a walk on the host over mappings of its own, with a reader of the
+    /// stack and one of code.
+    pub fn env<'a, M, C>(
+        &'a self,
+        mappings: &'a [Mapping],
+        memory: M,
+        code: C,
+    ) -> HostEnv<'a, S, M, C> {
+        HostEnv::new(&self.storage, mappings, memory, code)
     }
 }
 

@@ -83,4 +83,8 @@ impl<M: FnMut(u64) -> Option<u64>> Env for Image<M> {
     fn word(&mut self, address: u64) -> Option<u64> {
         (self.memory)(address)
     }
+
+    fn code(&mut self, address: u64) -> Option<u64> {
+        (self.memory)(address)
+    }
 }

@@ -1,0 +1,38 @@
+//! The code of a process, for a walk on the host that has no unwind rows at its first frame.
+
+use std::os::unix::fs::FileExt as _;
+
+use super::{
+    modules::Modules,
+    processes::{Region, Regions, region_at},
+};
+use crate::{model::profile::ModuleKind, target::process::Proc};
+
+/// The code that a process has mapped.
+pub struct Code<'a> {
+    /// The process.
+    pub pid: u32,
+    /// Its regions when it was sampled.
+    pub regions: &'a Regions,
+    /// What they map.
+    pub modules: &'a Modules,
+}
+
+impl Code<'_> {
+    /// The 8 bytes at an address: of the file that is mapped there, else of the process's memory,
+    /// while it lives.
+    #[must_use]
+    pub fn word(&self, address: u64) -> Option<u64> {
+        let Region { start, offset, module, .. } = *region_at(self.regions, address)?;
+        let module = self.modules.module(module);
+        let mut word = [0; 8];
+        match (&module.file, module.kind) {
+            (Some(file), _) => file.read_exact_at(&mut word, address - start + offset).ok()?,
+            (None, ModuleKind::Anonymous { .. }) => {
+                Proc::new().read_memory(self.pid, address, &mut word).ok()?;
+            }
+            _ => return None,
+        }
+        Some(u64::from_ne_bytes(word))
+    }
+}
