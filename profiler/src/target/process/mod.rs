@@ -9,6 +9,7 @@
 mod error;
 mod files;
 pub mod maps;
+mod memory;
 mod parse;
 #[cfg(test)]
 mod tests;
@@ -16,7 +17,6 @@ mod tests;
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{BufReader, Read as _};
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 pub use error::ProcError;
@@ -315,17 +315,6 @@ impl Proc {
         // Kernels without PID namespaces have no such line.
         let Some(innermost) = numbers.and_then(Iterator::last) else { return Ok(pid) };
         parse::decimal(innermost).ok_or_else(|| folder.odd("status"))
-    }
-
-    /// Reads a process's memory at an address, all of `bytes`.
-    ///
-    /// # Errors
-    ///
-    /// What reading gave.
-    pub fn read_memory(&self, pid: u32, address: u64, bytes: &mut [u8]) -> Result<(), ProcError> {
-        let folder = self.open(pid)?;
-        let read = folder.file("mem")?.read_exact_at(bytes, address);
-        read.map_err(|source| folder.failed("mem", source))
     }
 
     /// The path of a process's cgroup (v2, from the root of its hierarchy: `/system.slice/…`);
