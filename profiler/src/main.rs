@@ -8,6 +8,7 @@ use flame_graph::{
     model::secret::Secret,
     pipeline::{self, Exit, say},
     plan::{Host, Plan},
+    target::pick::PickError,
 };
 
 const FAILED: u8 = 1;
@@ -32,7 +33,9 @@ fn main() -> ExitCode {
         Ok(Exit::Nothing) => ExitCode::from(NOTHING),
         Err(error) => {
             say(format_args!("flame-graph: {}\n", sentence(&error)));
-            ExitCode::from(FAILED)
+            // To choose among several is the user's.
+            let several = matches!(error.downcast_ref(), Some(PickError::Several { .. }));
+            ExitCode::from(if several { USAGE } else { FAILED })
         }
     }
 }

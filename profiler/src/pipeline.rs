@@ -1,5 +1,6 @@
 //! The one module that knows every stage, from source to exporter.
 
+mod attach;
 mod collect;
 mod cpu;
 mod engine;

@@ -19,6 +19,8 @@ mod errors;
 #[cfg(test)]
 mod filters;
 #[cfg(test)]
+mod inspectors;
+#[cfg(test)]
 mod kernel;
 #[cfg(test)]
 mod layouts;

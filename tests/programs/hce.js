@@ -1,7 +1,7 @@
 // A service that profiles itself, as `POST /admin/cpu-profile`, under a load with known shares: half
 // of its time in alpha, a quarter in beta and in a function without a name. It wants one credential:
-// the token `sesame` or the key `open`. It says `ready PORT`, and
-// `/base/work` how often it went round.
+// the token `sesame` or the key `open`. It says `ready PORT`, `/base/work` how often it went round,
+// and `/base/exit` ends it.
 'use strict';
 
 const fs = require('node:fs');
@@ -52,6 +52,7 @@ function answer(request, response) {
     response.end(JSON.stringify(value));
   };
   if (request.url === '/base/work') return send(200, done);
+  if (request.url === '/base/exit') return process.exit(7);
   const { authorization, 'x-api-key': key } = request.headers;
   if (request.method !== 'POST' || request.url !== '/base/admin/cpu-profile') {
     return send(404, { error: 'Not found' });

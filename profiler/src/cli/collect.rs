@@ -87,6 +87,26 @@ pub struct Api {
     pub common: Common,
 }
 
+/// `flame-graph node`.
+#[derive(Debug, Default, Args)]
+pub struct Node {
+    /// What every collector takes.
+    #[command(flatten)]
+    pub common: Common,
+    /// Time between two samples: 100us, 1ms
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "1ms",
+        allow_hyphen_values = true,
+        help_heading = "What to record"
+    )]
+    pub interval: String,
+    /// Show also the time in which nothing ran
+    #[arg(long, help_heading = "What to show")]
+    pub idle: bool,
+}
+
 /// `flame-graph pprof`.
 #[derive(Debug, Default, Args)]
 pub struct Pprof {

@@ -10,7 +10,7 @@ use std::ffi::OsString;
 
 use clap::{Args, Parser, Subcommand};
 
-pub use collect::{Access, Api, Common, Hce, Pprof};
+pub use collect::{Access, Api, Common, Hce, Node, Pprof};
 pub use native::{Cpu, Engine, Show, Targets};
 
 /// Shows where a Linux host's time goes, as flame graphs.
@@ -31,6 +31,9 @@ pub enum Command {
     Hce(Hce),
     /// Have ResQ's Rust service profile itself
     Api(Api),
+    /// Profile a running Node.js by its inspector, which is opened and closed again where it is not
+    /// open
+    Node(Node),
     /// Ask a pprof endpoint, as Go programs have: CPU, heap, locks, goroutines
     Pprof(Pprof),
     /// Draw a profile that was written down before
@@ -96,6 +99,7 @@ impl Cli {
             Command::Cpu(cpu) => cpu.written.verbose,
             Command::Hce(hce) => hce.common.written.verbose,
             Command::Api(api) => api.common.written.verbose,
+            Command::Node(node) => node.common.written.verbose,
             Command::Pprof(pprof) => pprof.common.written.verbose,
             Command::File(file) => file.written.verbose,
             Command::Doctor(doctor) => doctor.verbose,

@@ -30,6 +30,28 @@ pub struct Decoded {
 }
 
 impl Decoded {
+    /// The same with a thread as the second frame of each stack.
+    #[must_use]
+    pub fn on_thread(mut self, name: &str) -> Self {
+        let thread = RawFrame::Thread(name.into());
+        self.stacks = self.stacks.map(|frame| match frame {
+            RawFrame::Process(_) => vec![frame.clone(), thread.clone()],
+            _ => vec![frame.clone()],
+        });
+        self
+    }
+
+    /// Adds a profile of another thread, taken at the same time and with the same metric.
+    pub fn add(&mut self, other: Self) {
+        for (stack, values) in other.stacks.iter() {
+            let id = self.stacks.intern(other.stacks.root_first(stack));
+            values.iter().enumerate().for_each(|(n, value)| self.stacks.add(id, n, *value));
+        }
+        self.samples = self.samples.saturating_add(other.samples);
+        self.duration = self.duration.max(other.duration);
+        self.remarks.extend(other.remarks);
+    }
+
     /// The same as a recording. What the profile tells about its time wins over `metadata`.
     #[must_use]
     pub fn recording(self, metadata: Metadata) -> Recording {
@@ -47,5 +69,40 @@ impl Decoded {
             samples: self.samples,
             complete: self.samples,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decoded(stack: &[RawFrame], value: u64) -> Decoded {
+        let mut stacks = Stacks::new(1);
+        let id = stacks.intern(stack);
+        stacks.add(id, 0, value);
+        Decoded {
+            stacks,
+            metric: Metric::samples(),
+            samples: value,
+            start: None,
+            duration: Some(Duration::from_secs(value)),
+            frequency: None,
+            remarks: vec![value.to_string()],
+        }
+    }
+
+    #[test]
+    fn threads_are_put_together() {
+        let process = RawFrame::Process("node".into());
+        let mut one = decoded(std::slice::from_ref(&process), 3);
+        one.add(decoded(std::slice::from_ref(&process), 4));
+        assert_eq!((one.stacks.total(0), one.stacks.len(), one.samples), (7, 1, 7));
+        assert_eq!(one.duration, Some(Duration::from_secs(4)));
+        assert_eq!(one.remarks, ["3", "4"]);
+        let mut one = decoded(std::slice::from_ref(&process), 3).on_thread("main");
+        one.add(decoded(std::slice::from_ref(&process), 4).on_thread("worker"));
+        let all: Vec<_> = one.stacks.iter().map(|(id, _)| one.stacks.root_first(id)).collect();
+        let thread = |name: &str| RawFrame::Thread(name.into());
+        assert_eq!(all, [[&process, &thread("main")], [&process, &thread("worker")]]);
     }
 }

@@ -7,6 +7,7 @@ pub mod folded;
 pub mod foreign;
 pub mod go_pclntab;
 pub mod gzip;
+pub mod inspector;
 pub mod jitdump;
 pub mod perf_map;
 pub mod pprof;

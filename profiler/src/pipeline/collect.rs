@@ -2,25 +2,34 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use serde::Serialize;
 
 use super::{
-    Exit, check, finish, say,
+    Exit,
+    attach::{self, Attached},
+    check, finish, say,
     stats::Stats,
     steer::{End, Steered, steer},
 };
 use crate::{
     export::output,
     fold::View,
-    plan::{CollectPlan, Collector, Common},
-    source::{Collected, Source, http::GRACE, session::Session},
+    plan::{Attach, CollectPlan, Collector, Common},
+    source::{
+        Collected, Source, hce,
+        http::{GRACE, HttpError},
+        session::Session,
+    },
     symbolize::{self, symbolize},
+    target::runtime::Runtime,
 };
 
 /// Why a service's recording is empty: an empty answer is an error of its own.
 const ENDED_EARLY: &str = "the service sends its profile at the end of the window, and the \
                            recording was ended before";
+/// Why a process's recording is empty.
+const SLEPT: &str = "the program did nothing meanwhile: it slept or waited";
 /// The source's own time-outs come first, and say more.
 const LATEST: Duration = Duration::from_secs(15);
 
@@ -31,9 +40,17 @@ const LATEST: Duration = Duration::from_secs(15);
 pub fn collect(plan: CollectPlan) -> anyhow::Result<Exit> {
     let CollectPlan { collector, common } = plan;
     match collector {
-        Collector::Hce(settings) => {
-            let end = answered(Some(settings.duration));
-            run(&common, end, ENDED_EARLY, move || settings.start())
+        Collector::Hce { service: Some(service), attach } => hce(service, attach, common),
+        Collector::Hce { service: None, attach } => match attach.pid {
+            Some(pid) => attached(&common, attach, move |attach| attach::any(attach, pid)),
+            None => bail!("there is neither a service nor a process to record"),
+        },
+        Collector::Node(attach) => {
+            let (pid, remark) = attach::choose(attach.pid, Runtime::Node)?;
+            if let Some(remark) = remark {
+                say(format_args!("note: {remark}\n"));
+            }
+            attached(&common, attach, move |attach| attach::node(attach, pid))
         }
         Collector::Api(settings) => {
             let end = answered(Some(settings.window()));
@@ -44,6 +61,32 @@ pub fn collect(plan: CollectPlan) -> anyhow::Result<Exit> {
             run(&common, answered(window), ENDED_EARLY, move || settings.start())
         }
     }
+}
+
+/// Has ResQ's coordination service record, or records it from outside: its endpoint may be missing,
+/// or the runtime below it unable.
+fn hce(service: hce::Settings, attach: Attach, mut common: Common) -> anyhow::Result<Exit> {
+    let address = service.service.address.clone();
+    let end = answered(Some(service.duration));
+    let error = match run(&common, end, ENDED_EARLY, move || service.start()) {
+        Err(error) if error.downcast_ref().is_some_and(HttpError::lacks_profile) => error,
+        done => return done,
+    };
+    let Some(pid) = attach::behind(&address) else { return Err(error) };
+    say(format_args!("note: {error:#}; attaching to its process {pid} instead\n"));
+    common.warnings.clear();
+    attached(&common, attach, move |attach| attach::any(attach, pid))
+}
+
+/// Records a process that is attached to, for as long as was asked for.
+fn attached(
+    common: &Common,
+    attach: Attach,
+    start: impl FnOnce(&Attach) -> anyhow::Result<Attached> + Send + 'static,
+) -> anyhow::Result<Exit> {
+    let time = Some(attach.duration);
+    let end = End { expected: time, limit: time, command: None };
+    run(common, end, SLEPT, move || start(&attach))
 }
 
 /// The end of a recording that the other side ends by answering.

@@ -2,7 +2,11 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use super::{DEFAULT_DURATION, Host, PlanError, duration, outputs, pid, time};
+use super::{
+    Attach, DEFAULT_DURATION, Host, PlanError,
+    attach::{frequency, interval},
+    duration, outputs, pid,
+};
 use crate::{
     cli,
     export::output::Output,
@@ -26,10 +30,17 @@ pub struct CollectPlan {
 /// The collectors.
 #[derive(Clone, Debug)]
 pub enum Collector {
-    /// ResQ's coordination service.
-    Hce(hce::Settings),
+    /// ResQ's coordination service: asked, where a process is not named, or attached to.
+    Hce {
+        /// How it is asked; none: it is attached to at once.
+        service: Option<hce::Settings>,
+        /// How it is attached to.
+        attach: Attach,
+    },
     /// ResQ's Rust service.
     Api(api::Settings),
+    /// A Node.
+    Node(Attach),
     /// A pprof endpoint.
     Pprof(pprof::Settings),
 }
@@ -46,17 +57,17 @@ pub struct Common {
 }
 
 /// What was typed for all collectors, parsed.
-struct Typed {
-    url: Option<Address>,
-    pid: Option<u32>,
-    duration: Option<Duration>,
-    threads: bool,
-    title: Option<String>,
-    access: cli::Access,
-    common: Common,
+pub(super) struct Typed {
+    pub url: Option<Address>,
+    pub pid: Option<u32>,
+    pub duration: Option<Duration>,
+    pub threads: bool,
+    pub title: Option<String>,
+    pub access: cli::Access,
+    pub common: Common,
 }
 
-fn typed(typed: cli::Common) -> Result<Typed, PlanError> {
+pub(super) fn typed(typed: cli::Common) -> Result<Typed, PlanError> {
     let cli::Common { url, pid: process, duration: time, threads, access, written, stats } = typed;
     Ok(Typed {
         url: url.as_deref().map(Address::parse).transpose()?,
@@ -94,8 +105,6 @@ pub fn pprof(pprof: cli::Pprof) -> Result<CollectPlan, PlanError> {
 const HCE_URL: &str = "http://localhost:3000";
 /// Where ResQ's Rust service listens.
 const API_URL: &str = "http://localhost:8080";
-/// No service samples more rarely.
-const MAX_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The plan of `flame-graph hce`.
 ///
@@ -103,21 +112,25 @@ const MAX_INTERVAL: Duration = Duration::from_secs(1);
 /// The first contradiction or unusable value.
 pub fn hce(hce: cli::Hce, host: &Host) -> Result<CollectPlan, PlanError> {
     let cli::Hce { common, interval: text, idle } = hce;
-    let Typed { url, pid, duration, title, access, mut common, .. } = typed(common)?;
+    let Typed { url, pid, duration, threads, title, access, mut common } = typed(common)?;
+    let interval = interval(text)?;
+    let duration = duration.unwrap_or(DEFAULT_DURATION);
+    let frequency = frequency(interval, host);
+    let title_too = title.clone();
+    let attach = Attach { pid, duration, interval, idle, threads, title: title_too, frequency };
     if pid.is_some() {
-        return Err(PlanError::NoPid("hce"));
+        if url.is_some() {
+            return Err(PlanError::TwoTargets("--pid", "--url"));
+        }
+        return Ok(CollectPlan { collector: Collector::Hce { service: None, attach }, common });
     }
-    let interval = time(&text).filter(|time| *time >= Duration::from_micros(1));
-    let interval = interval.filter(|time| *time <= MAX_INTERVAL);
-    let interval = interval.ok_or(PlanError::Interval(text))?;
     let address = url.map_or_else(|| Address::parse(HCE_URL), Ok)?;
     let service = service(address, access, &Sends::token_first(host), &mut common.warnings)?;
     if service.credential.is_none() {
         return Err(PlanError::NoCredential("hce"));
     }
-    let duration = duration.unwrap_or(DEFAULT_DURATION);
-    let settings = hce::Settings { service, duration, interval, idle, title };
-    Ok(CollectPlan { collector: Collector::Hce(settings), common })
+    let service = Some(hce::Settings { service, duration, interval, idle, title });
+    Ok(CollectPlan { collector: Collector::Hce { service, attach }, common })
 }
 
 /// The plan of `flame-graph api`.
@@ -250,9 +263,10 @@ mod tests {
         let secret = |text: &str| Secret::of(text).unwrap();
         let host = Host { token: Secret::of("t"), api_key: Secret::of("k"), ..Host::default() };
         let sent = |args: &str| match plan_on(&host, args).unwrap().collector {
-            Collector::Hce(hce) => hce.service.credential,
+            Collector::Hce { service, .. } => service.unwrap().service.credential,
             Collector::Api(api) => api.service.credential,
             Collector::Pprof(pprof) => pprof.service.credential,
+            Collector::Node(_) => None,
         };
         assert_eq!(sent("hce"), Some(Credential::Token(secret("t"))));
         assert_eq!(sent("api"), Some(Credential::ApiKey(secret("k"))));
@@ -265,17 +279,27 @@ mod tests {
 
     #[test]
     fn services_have_their_usual_places() {
-        let CollectPlan { collector: Collector::Hce(hce), .. } = plan("hce --api-key k").unwrap()
+        let CollectPlan { collector: Collector::Hce { service: Some(hce), attach }, .. } =
+            plan("hce --api-key k").unwrap()
         else {
             panic!()
         };
+        assert_eq!((attach.pid, attach.duration), (None, DEFAULT_DURATION));
         assert_eq!(hce.service.address.to_string(), "http://localhost:3000/");
         assert_eq!(hce.duration, DEFAULT_DURATION);
         assert_eq!(hce.interval, Duration::from_micros(100));
         assert!(plan("hce").unwrap_err().contains("RESQ_TOKEN"));
         assert!(plan("hce --api-key k --interval 0").unwrap_err().contains("--interval"));
         assert!(plan("hce --api-key k --interval 2s").unwrap_err().contains("--interval"));
-        assert!(plan("hce --api-key k --pid 1").unwrap_err().contains("--pid"));
+        let both = plan("hce --pid 1 --url http://localhost").unwrap_err();
+        assert!(both.contains("two targets"), "{both}");
+        // Who attaches needs no credential.
+        let CollectPlan { collector: Collector::Hce { service, attach }, .. } =
+            plan("hce --pid 12").unwrap()
+        else {
+            panic!()
+        };
+        assert!(service.is_none() && attach.pid == Some(12));
         let CollectPlan { collector: Collector::Api(api), .. } = plan("api -d 1.5").unwrap() else {
             panic!()
         };

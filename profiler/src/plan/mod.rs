@@ -2,8 +2,9 @@
 //! refused. Nothing here touches the host; what it allows comes in as [`Host`].
 //!
 //! * [`native`]: recordings by our own engines.
-//! * [`collect`]: recordings by collectors.
+//! * [`collect`]: recordings by collectors; [`attach`]: by those that attach to JavaScript.
 
+pub mod attach;
 pub mod collect;
 pub mod native;
 
@@ -15,6 +16,7 @@ use crate::{
     model::secret::Secret,
     source::http::AddressError,
 };
+pub use attach::Attach;
 pub use collect::{CollectPlan, Collector, Common};
 pub use native::{CpuPlan, Filter, Target};
 
@@ -120,6 +122,9 @@ pub enum PlanError {
     /// A process where a service is meant.
     #[error("{0} asks a service by its --url and records no --pid; `cpu --pid` does")]
     NoPid(&'static str),
+    /// A service where a process is meant.
+    #[error("{0} records a process of this host and asks no --url; give --pid")]
+    NoUrl(&'static str),
     /// An interval that cannot be used.
     #[error("--interval: {0:?} is not a time with a unit from 1us to 1s, such as 100us or 1ms")]
     Interval(String),
@@ -153,6 +158,7 @@ impl Plan {
             Command::Cpu(cpu) => Ok(Self::Cpu(native::cpu(*cpu, host)?)),
             Command::Hce(hce) => Ok(Self::Collect(Box::new(collect::hce(hce, host)?))),
             Command::Api(api) => Ok(Self::Collect(Box::new(collect::api(api, host)?))),
+            Command::Node(node) => Ok(Self::Collect(Box::new(attach::node(node, host)?))),
             Command::Pprof(pprof) => Ok(Self::Collect(Box::new(collect::pprof(pprof)?))),
             Command::File(file) => Ok(Self::File(FilePlan {
                 input: (file.input != "-").then(|| file.input.into()),

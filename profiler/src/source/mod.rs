@@ -4,9 +4,12 @@ pub mod api;
 pub mod file;
 pub mod hce;
 pub mod http;
+pub mod inspector;
 pub mod native;
+pub mod node;
 pub mod pprof;
 pub mod session;
+pub mod websocket;
 
 use serde::Serialize;
 

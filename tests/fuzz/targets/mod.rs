@@ -6,7 +6,11 @@
 mod walk;
 
 use flame_graph::{
-    format::{cpuprofile, detect, folded, jitdump, perf_map, pprof, svg},
+    format::{
+        cpuprofile, detect, folded,
+        inspector::{self, AttachedWorker, Evaluated, FromWorker, Message},
+        jitdump, perf_map, pprof, svg,
+    },
     source::native::{
         perf_event::sample::{Decoded, Layout},
         samples::Sample,
@@ -84,6 +88,37 @@ fn v8_profiles() {
     fuzz("cpuprofile", vec![], |bytes| {
         let _ = detect(bytes);
         let _ = cpuprofile::decode(bytes, &options(bytes.len() % 2 == 0));
+    });
+}
+
+/// The messages of a websocket to an inspector, and the answer that leads to it.
+#[test]
+fn inspector_messages() {
+    let known = |seed: &Vec<u8>| {
+        str::from_utf8(seed).is_ok_and(|text| Message::read(text).is_ok())
+            || inspector::target_path(seed).is_some()
+    };
+    assert!(seeds("inspector").iter().all(known));
+    fuzz("inspector", vec![], |bytes| {
+        let _ = inspector::is_whole(bytes);
+        // It becomes part of a request.
+        let path = inspector::target_path(bytes).unwrap_or_default();
+        assert!(path.bytes().all(|byte| byte.is_ascii_graphic()));
+        let Ok(text) = str::from_utf8(bytes) else { return };
+        let Ok(message) = Message::read(text) else { return };
+        match message {
+            Message::Event(_) => {
+                let _ = inspector::parameters::<AttachedWorker>(text);
+                let inner = inspector::parameters::<FromWorker>(text);
+                let _ = inner.map(|inner| Message::read(&inner.message));
+            }
+            Message::Reply(_) => {
+                let _ = inspector::result::<Evaluated>(text);
+                let _ =
+                    cpuprofile::decode(bytes, &cpuprofile::Options { idle: true, process: "p" });
+            }
+            Message::Refused { why, .. } => assert!(why.chars().count() <= 300),
+        }
     });
 }
 

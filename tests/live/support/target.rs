@@ -43,6 +43,11 @@ impl Target {
         self.stdout.by_ref().take(4096).read_line(&mut line).unwrap();
         line.trim_end().to_owned()
     }
+
+    /// Waits for its end; its exit status, none: a signal ended it.
+    pub fn wait(&mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
+    }
 }
 
 impl Drop for Target {

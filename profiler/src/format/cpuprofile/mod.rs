@@ -1,8 +1,8 @@
 //! V8's `.cpuprofile`, as Node and its inspector write it: a tree of call frames, and for each
 //! sample the node that ran and the microseconds since the sample before.
 //!
-//! Read are also profiles in a wrapper (`{"profile": …}`) and trees whose nodes name their `parent`
-//! instead of their `children`.
+//! Read are also profiles in wrappers (`{"profile": …}`, an inspector's reply `{"id": …, "result": …}`)
+//! and trees whose nodes name their `parent` instead of their `children`.
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
@@ -53,7 +53,7 @@ pub struct Options<'a> {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Profile<'a> {
-    #[serde(borrow)]
+    #[serde(borrow, alias = "result")]
     profile: Option<Box<Profile<'a>>>,
     #[serde(borrow)]
     nodes: Option<Vec<Node<'a>>>,

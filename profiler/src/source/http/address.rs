@@ -82,6 +82,12 @@ impl Address {
         self.0.authority()
     }
 
+    /// The host, by name or address; one of version 6 in brackets.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        self.0.host_str().unwrap_or_default()
+    }
+
     /// The port, also where it is the scheme's own.
     #[must_use]
     pub fn port(&self) -> u16 {

@@ -87,6 +87,22 @@ pub enum HttpError {
     },
 }
 
+impl HttpError {
+    /// Whether the service was reached, let us in, and yet gave no profile: it lacks the endpoint,
+    /// or fails in it.
+    #[must_use]
+    pub fn lacks_profile(&self) -> bool {
+        match self {
+            Self::Refused { status, .. } => {
+                status.is_server_error()
+                    || matches!(*status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED)
+            }
+            Self::TimeOut { .. } | Self::Cut { .. } | Self::Content { .. } => true,
+            Self::Unreachable { .. } | Self::TooLarge { .. } | Self::Elsewhere { .. } => false,
+        }
+    }
+}
+
 fn hint(cause: &str) -> &'static str {
     if cause.contains("certificate") {
         "; --ca-cert names a file with one to trust"

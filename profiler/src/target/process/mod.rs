@@ -11,6 +11,7 @@ mod files;
 pub mod maps;
 mod memory;
 mod parse;
+mod state;
 #[cfg(test)]
 mod tests;
 

@@ -1,0 +1,143 @@
+//! JavaScript processes: recorded by their inspector, and by our own engine where they have none.
+
+use anyhow::bail;
+use serde::Serialize;
+
+use super::engine;
+use crate::{
+    model::profile::Recording,
+    plan::Attach,
+    source::{
+        Collected, Source,
+        http::Address,
+        native::{self, Filter, Labels, Scope},
+        node::{self, NoInspector},
+        session::Session,
+    },
+    target::{
+        listener, pick,
+        process::Proc,
+        runtime::{self, Runtime},
+    },
+};
+
+/// A JavaScript process that is being recorded.
+pub enum Attached {
+    /// By the inspector of a Node.
+    Node(Box<node::Profiling>),
+    /// By our own engine, and why.
+    Native(Box<engine::Running>, String),
+}
+
+/// What the one or the other tells.
+#[derive(Serialize)]
+#[serde(untagged)]
+pub enum Figures {
+    /// A Node's inspector.
+    Node(node::Figures),
+    /// Our own engine.
+    Native(Box<native::Report>),
+}
+
+impl Source for Attached {
+    type Report = Collected<Figures>;
+
+    fn record(self, session: &Session) -> anyhow::Result<(Recording, Self::Report)> {
+        match self {
+            Self::Node(profiling) => {
+                let (recording, Collected { figures, remarks }) = profiling.record(session)?;
+                Ok((recording, Collected { figures: Figures::Node(figures), remarks }))
+            }
+            Self::Native(running, why) => {
+                let (recording, report) = running.record(session)?;
+                let figures = Figures::Native(Box::new(report));
+                Ok((recording, Collected { figures, remarks: vec![why] }))
+            }
+        }
+    }
+}
+
+/// The process that is meant: the one that was named, or the only one; and what is to be said.
+///
+/// # Errors
+/// None, or several.
+pub fn choose(pid: Option<u32>, kind: Runtime) -> anyhow::Result<(u32, Option<String>)> {
+    if let Some(pid) = pid {
+        return Ok((pid, None));
+    }
+    let proc = Proc::new();
+    let candidates = runtime::processes(&proc, kind)?;
+    let picked = pick::one(&proc, &candidates, &format!("{kind} process"))?;
+    Ok((picked.process.pid, Some(picked.remark)))
+}
+
+/// Begins to record a Node.
+///
+/// # Errors
+/// What neither its inspector nor our own engine can do.
+pub fn node(attach: &Attach, pid: u32) -> anyhow::Result<Attached> {
+    let error = match attach.node(pid).start() {
+        Ok(profiling) => return Ok(Attached::Node(Box::new(profiling))),
+        Err(error) => error,
+    };
+    let Some(NoInspector(why)) = error.downcast_ref() else { return Err(error) };
+    let named = if has_perf_map(pid) {
+        "as it was started with --perf-basic-prof, JavaScript functions have names"
+    } else {
+        "started with --perf-basic-prof, it would name JavaScript functions"
+    };
+    native(attach, pid, format!("{why}; recorded by sampling from outside instead: {named}"))
+}
+
+/// Begins to record any JavaScript process.
+///
+/// # Errors
+/// As for the runtime that it is.
+pub fn any(attach: &Attach, pid: u32) -> anyhow::Result<Attached> {
+    let proc = Proc::new();
+    proc.target(pid)?;
+    if runtime::has(&proc, pid, Runtime::Node) {
+        return node(attach, pid);
+    }
+    bail!("process {pid} is no Node; `cpu --pid {pid}` records it");
+}
+
+/// The local JavaScript process that serves an address; none: it is another host's, or another
+/// kind of program.
+#[must_use]
+pub fn behind(address: &Address) -> Option<u32> {
+    let proc = Proc::new();
+    let addresses = listener::local_addresses(address.host()).ok()?;
+    let listeners = listener::find(&proc, &addresses, address.port()).ok()?;
+    let pids = listeners.into_iter().map(|listener| listener.pid);
+    pids.into_iter().find(|pid| runtime::has(&proc, *pid, Runtime::Node))
+}
+
+fn has_perf_map(pid: u32) -> bool {
+    let proc = Proc::new();
+    let options = proc.variable(pid, "NODE_OPTIONS").ok().flatten().unwrap_or_default();
+    let mut words = proc.command_line(pid).unwrap_or_default();
+    words.extend(options.split(|byte| *byte == b' ').map(<[u8]>::to_vec));
+    let wanted = [&b"--perf-basic-prof"[..], b"--perf-prof", b"--perf_basic_prof", b"--perf_prof"];
+    words.iter().any(|word| wanted.contains(&&word[..]))
+}
+
+/// Begins to record a process by our own engine.
+fn native(attach: &Attach, pid: u32, why: String) -> anyhow::Result<Attached> {
+    let proc = Proc::new();
+    let process = proc.target(pid)?;
+    let target = format!("pid {pid} ({})", String::from_utf8_lossy(&process.comm));
+    let settings = native::Settings {
+        scope: Scope::Processes { pids: vec![pid], children: false },
+        filter: Filter::default(),
+        frequency: attach.frequency,
+        user: true,
+        kernel: true,
+        measure: false,
+        labels: Labels { threads: attach.threads, ..Labels::default() },
+        prepare: true,
+        title: attach.title.clone().unwrap_or_else(|| format!("cpu of {target}")),
+        target,
+    };
+    Ok(Attached::Native(Box::new(engine::start(None, &settings)?), why))
+}

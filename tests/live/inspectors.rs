@@ -1,0 +1,382 @@
+//! Node, profiled through its inspector: real processes, with known shares, left as they were.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    os::unix::process::CommandExt as _,
+    process::{Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    require,
+    support::{Stacks, Stage, Target, programs, root, tool},
+};
+
+/// Where Node's inspector listens.
+const INSPECTOR: &str = "127.0.0.1:9229";
+
+/// The server of `tests/programs`, run by Node with these options.
+fn server(stage: &Stage, options: &[&str]) -> Target {
+    let mut node = Command::new("node");
+    // What it says about its inspector is of no interest here.
+    node.args(options).arg(programs().join("hce.js")).stderr(Stdio::null());
+    stage.start(&mut node)
+}
+
+/// What the server answers.
+fn get(server: &Target, path: &str) -> String {
+    let port: u16 = server.greeting().rsplit(' ').next().unwrap().parse().unwrap();
+    let mut stream = TcpStream::connect(("localhost", port)).unwrap();
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    // It may end while it answers.
+    let _ = stream.read_to_string(&mut answer);
+    answer.split("\r\n\r\n").nth(1).unwrap_or_default().to_owned()
+}
+
+/// Shares of what `work` calls, of the time below it.
+fn shares(stacks: &Stacks) -> [f64; 3] {
+    let below = |name: &str| {
+        let with = stacks.filter(|stack| {
+            let at = stack.frames.iter().position(|frame| frame.name == "work");
+            let callee = at.and_then(|at| stack.frames.get(at + 1));
+            callee.is_some_and(|frame| frame.name.contains(name))
+        });
+        with.total() as f64
+    };
+    let found = [below("alpha"), below("beta"), below("(anonymous) ")];
+    let all: f64 = found.iter().sum();
+    found.map(|value| value / all)
+}
+
+#[track_caller]
+fn has_known_shares(stacks: &Stacks) {
+    for (found, share) in shares(stacks).into_iter().zip([0.5, 0.25, 0.25]) {
+        assert!((found - share).abs() < 0.1, "{found}, not {share}:\n{stacks}");
+    }
+    assert!(stacks.share("work") > 0.8, "{stacks}");
+    assert!(!stacks.to_string().contains("(idle)"), "{stacks}");
+}
+
+fn is_open(address: &str) -> bool {
+    TcpStream::connect(address).is_ok()
+}
+
+/// Whether V8's profiler runs: it has a thread.
+fn is_profiled(target: &Target) -> bool {
+    let tasks = fs::read_dir(format!("/proc/{}/task", target.pid())).unwrap();
+    let names = tasks.filter_map(|task| fs::read_to_string(task.unwrap().path().join("comm")).ok());
+    names.into_iter().any(|name| name.starts_with("v8:Prof"))
+}
+
+/// Waits until something holds, for at most this long.
+#[track_caller]
+fn until(what: &str, limit: Duration, holds: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < limit, "{what} after {limit:?}");
+        sleep(Duration::from_millis(20));
+    }
+}
+
+/// Nothing is left switched on.
+#[track_caller]
+fn is_as_before(target: &Target) {
+    assert!(!is_open(INSPECTOR), "the inspector is still open");
+    assert!(!is_profiled(target), "the profiler still runs");
+}
+
+#[test]
+fn node_without_an_inspector() {
+    require!(tool("node"));
+    let stage = Stage::take();
+    let server = server(&stage, &["--no-turbo-inlining"]);
+    assert!(!is_open(INSPECTOR) && !is_profiled(&server));
+    let pid = server.pid().to_string();
+    for seconds in ["2", "0.5"] {
+        let found = stage.collect("node", &["--pid", &pid, "--duration", seconds]);
+        is_as_before(&server);
+        if seconds == "2" {
+            has_known_shares(&found.stacks);
+            // Microseconds of one busy thread.
+            let total = found.stacks.total();
+            assert!((1_000_000..4_000_000).contains(&total), "{}", found.stacks);
+        }
+        assert_eq!(found.stats["opened_inspector"], true);
+        assert!(found.stacks.0.iter().all(|stack| stack.process == "node"), "{}", found.stacks);
+    }
+    let before: u64 = get(&server, "/base/work").parse().unwrap();
+    sleep(Duration::from_millis(200));
+    assert!(get(&server, "/base/work").parse::<u64>().unwrap() > before, "it works on");
+}
+
+#[test]
+fn node_with_an_open_inspector() {
+    require!(tool("node"));
+    let stage = Stage::take();
+    for option in ["--inspect=127.0.0.1:0", "--inspect=127.0.0.1:9229"] {
+        let server = server(&stage, &["--no-turbo-inlining", option]);
+        let pid = server.pid().to_string();
+        // Two at once, as when a debugger is connected.
+        let mut other = Command::new(tests::binary())
+            .args(["node", "--pid", &pid, "-d", "2.5", "-o", "-"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let found = stage.collect("node", &["--pid", &pid, "--duration", "2", "--threads"]);
+        has_known_shares(&found.stacks);
+        assert!(found.stacks.0.iter().all(|stack| stack.frames[0].name == "main"));
+        assert_eq!(found.stats["opened_inspector"], false);
+        let mut text = String::new();
+        other.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+        assert!(other.wait().unwrap().success());
+        has_known_shares(&Stacks::parse(&text));
+        assert!(!is_profiled(&server));
+        assert_eq!(is_open(INSPECTOR), option.ends_with("9229"), "it stays as it was");
+    }
+}
+
+#[test]
+fn node_agrees_with_its_own_profiler() {
+    require!(tool("node"));
+    let stage = Stage::take();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_str().unwrap();
+    let own = ["--cpu-prof", "--cpu-prof-dir", path, "--no-turbo-inlining"];
+    let server = server(&stage, &own);
+    let found = stage.collect("node", &["--pid", &server.pid().to_string(), "-d", "3"]);
+    get(&server, "/base/exit");
+    until("no profile", Duration::from_secs(10), || {
+        let written = fs::read_dir(folder.path()).unwrap().next();
+        written.is_some_and(|file| file.unwrap().metadata().unwrap().len() > 0)
+    });
+    sleep(Duration::from_millis(300));
+    let file = fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
+    let mut command = Command::new(tests::binary());
+    let output = command.args(["file", "-o", "-", "--input"]).arg(&file).output().unwrap();
+    let own = Stacks::parse(&String::from_utf8(output.stdout).unwrap());
+    for (ours, theirs) in shares(&found.stacks).into_iter().zip(shares(&own)) {
+        assert!((ours - theirs).abs() < 0.05, "{ours} {theirs}\n{}\n{own}", found.stacks);
+    }
+    let per_second = |samples: f64, seconds: f64| samples / seconds;
+    let ours = per_second(
+        found.stats["samples"].as_f64().unwrap(),
+        found.stats["duration_s"].as_f64().unwrap(),
+    );
+    eprintln!("{ours:.0} samples a second; shares {:?} {:?}", shares(&found.stacks), shares(&own));
+}
+
+#[test]
+fn worker_threads_of_node() {
+    require!(tool("node"));
+    let stage = Stage::take();
+    let mut node = Command::new("node");
+    node.arg("--no-turbo-inlining").arg(programs().join("workers.js"));
+    let target = stage.start(node.stderr(Stdio::null()));
+    let found =
+        stage.collect("node", &["--pid", &target.pid().to_string(), "-d", "2", "--threads"]);
+    let of = |thread: &str| {
+        let own = found.stacks.filter(|stack| {
+            stack.frames[0].name.ends_with(&format!(" {thread}")) && stack.has(thread)
+        });
+        own.total() as f64
+    };
+    let (busy, lazy) = (of("busy"), of("lazy"));
+    assert!(busy > 1_000_000.0 && (0.3..0.8).contains(&(lazy / busy)), "{}", found.stacks);
+    assert_eq!(found.stats["worker_threads"], 2);
+    is_as_before(&target);
+}
+
+#[test]
+fn a_node_that_never_returns_to_its_loop() {
+    require!(tool("node"));
+    let stage = Stage::take();
+    let mut node = Command::new("node");
+    let target = stage.start(node.arg(programs().join("work.js")).stderr(Stdio::null()));
+    let found = stage.collect("node", &["--pid", &target.pid().to_string(), "-d", "1"]);
+    assert!(found.stacks.total() > 500_000, "{}", found.stacks);
+    is_as_before(&target);
+}
+
+#[test]
+fn a_node_that_ends_in_mid_recording() {
+    require!(tool("node"));
+    let stage = Stage::take();
+    let mut server = server(&stage, &["--no-turbo-inlining"]);
+    let pid = server.pid().to_string();
+    let mut command = Command::new(tests::binary());
+    let ended = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            sleep(Duration::from_millis(2000));
+            get(&server, "/base/exit");
+        });
+        stage.command(command.arg("node"), &["--pid", &pid, "-d", "60"])
+    });
+    assert_eq!(ended.code, Some(0), "{}", ended.said);
+    assert!(ended.said.contains("has come to its end"), "{}", ended.said);
+    has_known_shares(&Stacks::parse(&ended.folded.unwrap()));
+    assert_eq!(server.wait(), Some(7), "its exit status is its own");
+}
+
+#[test]
+fn a_node_that_is_killed_in_mid_recording() {
+    require!(tool("node"));
+    let stage = Stage::take();
+    let server = server(&stage, &[]);
+    let pid = server.pid().to_string();
+    let mut command = Command::new(tests::binary());
+    let ended = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            until("no profiler", Duration::from_secs(10), || is_profiled(&server));
+            Command::new("kill").args(["-9", &pid]).status().unwrap();
+        });
+        stage.command(command.arg("node"), &["--pid", &pid, "-d", "60"])
+    });
+    assert_eq!(ended.code, Some(1), "{}", ended.said);
+    assert!(
+        ended.said.contains("was killed before its profile could be fetched"),
+        "{}",
+        ended.said
+    );
+    assert!(ended.folded.is_none());
+}
+
+#[test]
+fn ctrl_c_draws_and_leaves_node_as_it_was() {
+    require!(tool("node"));
+    let stage = Stage::take();
+    let server = server(&stage, &["--no-turbo-inlining"]);
+    let mut command = Command::new("timeout");
+    command.args(["--preserve-status", "-s", "INT", "2"]).arg(tests::binary()).arg("node");
+    let ended = stage.command(&mut command, &["--pid", &server.pid().to_string(), "-d", "60"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.said);
+    has_known_shares(&Stacks::parse(&ended.folded.unwrap()));
+    is_as_before(&server);
+}
+
+#[test]
+fn node_closes_its_inspector_when_we_are_killed() {
+    require!(tool("node"));
+    let stage = Stage::take();
+    let server = server(&stage, &[]);
+    let mut ours = Command::new(tests::binary())
+        .args(["node", "--pid", &server.pid().to_string(), "-d", "1", "-o", "-"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    until("no profiler", Duration::from_secs(10), || is_profiled(&server));
+    ours.kill().unwrap();
+    ours.wait().unwrap();
+    until("the profiler still runs", Duration::from_secs(2), || !is_profiled(&server));
+    assert!(is_open(INSPECTOR));
+    until("the inspector is still open", Duration::from_secs(15), || !is_open(INSPECTOR));
+}
+
+#[test]
+fn a_node_whose_port_is_taken_is_sampled_from_outside() {
+    require!(root(), tool("node"));
+    let stage = Stage::take();
+    let server = server(&stage, &[]);
+    let _taken = TcpListener::bind(INSPECTOR).unwrap();
+    let found = stage.collect("node", &["--pid", &server.pid().to_string(), "-d", "1"]);
+    assert!(found.said.contains("port 9229 is taken by another process"), "{}", found.said);
+    assert!(found.said.contains("--perf-basic-prof"), "{}", found.said);
+    assert!(found.stacks.share("node::Start") > 0.7, "{}", found.stacks);
+    assert!(found.stats["bpf_runs"].is_null() && found.stats["unwind_rows"].as_u64() > Some(0));
+}
+
+#[test]
+fn a_node_in_a_network_of_its_own() {
+    require!(root(), tool("node"), tool("unshare"), tool("ip"));
+    let stage = Stage::take();
+    let mut unshare = Command::new("unshare");
+    let script = "ip link set lo up && exec node --no-turbo-inlining \"$0\"";
+    unshare.args(["--net", "sh", "-c", script]).arg(programs().join("hce.js"));
+    let server = stage.start(unshare.stderr(Stdio::null()));
+    let found = stage.collect("node", &["--pid", &server.pid().to_string(), "-d", "2"]);
+    has_known_shares(&found.stacks);
+    assert_eq!(found.stats["opened_inspector"], true);
+    let sockets = fs::read_to_string(format!("/proc/{}/net/tcp", server.pid())).unwrap();
+    // 9229, listening.
+    assert!(!sockets.contains(":240D 00000000:0000 0A"), "{sockets}");
+}
+
+#[test]
+fn processes_that_cannot_be_attached_to_are_told() {
+    require!(root(), tool("node"));
+    let stage = Stage::take();
+    let folder = tempfile::tempdir().unwrap();
+    let fails = |command: &mut Command, code: i32, said: &str| {
+        let command = command.current_dir(folder.path()).stdout(Stdio::null());
+        let output = command.args(["-d", "1", "-o", "x.svg"]).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{text}");
+        assert!(text.contains(said), "{said:?} is not in {text}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    };
+    let node = |pid: u32| {
+        let mut command = Command::new(tests::binary());
+        command.args(["node", "--pid", &pid.to_string()]);
+        command
+    };
+    let mut sleeping = Command::new("sleep").arg("60").spawn().unwrap();
+    fails(&mut node(sleeping.id()), 1, "cannot be recorded by `node`");
+    sleeping.kill().unwrap();
+    sleeping.wait().unwrap();
+    fails(&mut node(sleeping.id()), 1, "there is no process");
+    let server = server(&stage, &[]);
+    let binary = folder.path().with_extension("flame-graph");
+    fs::copy(tests::binary(), &binary).unwrap();
+    let mut as_nobody = Command::new(&binary);
+    as_nobody.args(node(server.pid()).get_args()).uid(65534).gid(65534);
+    fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777))
+        .unwrap();
+    fails(&mut as_nobody, 1, "run as root");
+    fs::remove_file(binary).unwrap();
+    is_as_before(&server);
+    let second = self::server(&stage, &[]);
+    let mut any = Command::new(tests::binary());
+    fails(any.arg("node"), 2, &format!("{}", second.pid()));
+}
+
+#[test]
+fn hce_attaches_where_the_endpoint_is_missing() {
+    require!(tool("node"));
+    let stage = Stage::take();
+    let server = server(&stage, &["--no-turbo-inlining"]);
+    let port = server.greeting().rsplit(' ').next().unwrap();
+    let mut command = Command::new(tests::binary());
+    command.arg("hce").env("RESQ_TOKEN", "sesame");
+    // The endpoint is elsewhere.
+    let url = format!("http://localhost:{port}/");
+    let ended = stage.command(&mut command, &["--url", &url, "--duration", "2"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.said);
+    let attaching = format!("attaching to its process {} instead", server.pid());
+    assert!(
+        ended.said.contains("answered 404") && ended.said.contains(&attaching),
+        "{}",
+        ended.said
+    );
+    has_known_shares(&Stacks::parse(&ended.folded.unwrap()));
+    is_as_before(&server);
+    // A wrong credential is for its owner to put right.
+    let mut command = Command::new(tests::binary());
+    command.arg("hce").env("RESQ_TOKEN", "wrong");
+    let url = format!("http://localhost:{port}/base");
+    let ended = stage.command(&mut command, &["--url", &url, "--duration", "1"]);
+    assert_eq!(ended.code, Some(1), "{}", ended.said);
+    assert!(!ended.said.contains("attaching"), "{}", ended.said);
+    // A process that is named needs neither.
+    let mut command = Command::new(tests::binary());
+    command.arg("hce").env_remove("RESQ_TOKEN").env_remove("RESQ_API_KEY");
+    let pid = server.pid().to_string();
+    let ended = stage.command(&mut command, &["--pid", &pid, "--duration", "2"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.said);
+    has_known_shares(&Stacks::parse(&ended.folded.unwrap()));
+    is_as_before(&server);
+}
