@@ -174,6 +174,29 @@ fn code_made_at_run_time_by_its_jitdump() {
 }
 
 #[test]
+fn code_made_again_at_the_same_address_has_the_name_of_its_time() {
+    require!(root(), tool("gcc"));
+    let program = Build::new("gcc", "jit", "jit.c").flags("-O2").build();
+    let stage = Stage::take();
+    // While it lives, and when both it and its dump are gone.
+    let target = stage.start(Command::new(&program).args(["reuse", "60000"]));
+    let dump = Map::dump_of(&target);
+    let lives = stage.record(&[&target], 1.0).stacks;
+    drop((target, dump));
+    let command = ["-F", "999", "--", program.to_str().unwrap(), "reuse", "1000"];
+    let gone = stage.cpu(&command).stacks;
+    let (first, second) = ("made to call back", "made to call otherwise");
+    let paths = [
+        Path::of(&["main", "reuse", "enters", first, "called_back", "burn"]).share(0.5),
+        Path::of(&["main", "reuse", "enters", second, "called_otherwise", "burn"]).share(0.5),
+    ];
+    for stacks in [lives, gone] {
+        let made = stacks.filter(|stack| stack.has("enters"));
+        made.at_least(40).complete().rooted(&["_start"]).paths("main", &paths);
+    }
+}
+
+#[test]
 fn a_32_bit_process_is_said_to_be_unsupported() {
     require!(root(), tool("gcc"), tool("ld"));
     let folder = scratch().join("compat");

@@ -1,5 +1,6 @@
 /* Code made at run time: main calls it through `enters`, it calls back. It is named by a perf map,
- * or as the argument says: by a jitdump (dump), or not at all (none). */
+ * or as the argument says: by a jitdump (dump), or not at all (none). With `reuse MILLISECONDS` other
+ * code is made at the same place again and again, as a jitdump tells, which is gone in the end. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdio.h>
@@ -13,6 +14,12 @@
 volatile uint64_t sink;
 
 KEEP uint64_t called_back(uint64_t n) {
+    uint64_t x = burn(n);
+    AFTER(x);
+    return x;
+}
+
+KEEP uint64_t called_otherwise(uint64_t n) {
     uint64_t x = burn(n);
     AFTER(x);
     return x;
@@ -45,9 +52,8 @@ static void load(FILE *dump, uint64_t at, const unsigned char *code, uint64_t si
     fwrite(code, size, 1, dump);
 }
 
-static void write_dump(uint64_t at, const unsigned char *code, uint64_t size) {
-    char path[64];
-    snprintf(path, sizeof path, "/tmp/jit-%d.dump", getpid());
+static FILE *make_dump(char *path) {
+    sprintf(path, "/tmp/jit-%d.dump", getpid());
     FILE *dump = fopen(path, "w+x");
     if (!dump) exit(1);
     struct {
@@ -55,12 +61,40 @@ static void write_dump(uint64_t at, const unsigned char *code, uint64_t size) {
         uint64_t timestamp, flags;
     } header = {0x4a695444, 1, 40, 62, 0, (uint32_t)getpid(), now(), 0};
     fwrite(&header, 40, 1, dump);
-    load(dump, at, code, size, 1, "dumped too early");
-    load(dump, at, code, size, 2, "dumped at run time");
     fflush(dump);
     /* What tells a profiler of the file. */
     void *marker = mmap(0, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE, fileno(dump), 0);
     if (marker == MAP_FAILED) exit(1);
+    return dump;
+}
+
+static void write_dump(uint64_t at, const unsigned char *code, uint64_t size) {
+    char path[64];
+    FILE *dump = make_dump(path);
+    load(dump, at, code, size, 1, "dumped too early");
+    load(dump, at, code, size, 2, "dumped at run time");
+    fflush(dump);
+}
+
+/* Every 20 ms other code at `at`. */
+KEEP void reuse(unsigned char *at, const unsigned char *code, uint64_t size, uint64_t duration) {
+    char path[64];
+    FILE *dump = make_dump(path);
+    uint64_t (*const targets[])(uint64_t) = {called_back, called_otherwise};
+    const char *const names[] = {"made to call back", "made to call otherwise"};
+    ready();
+    uint64_t end = now() + duration * 1000000;
+    for (uint64_t i = 0; now() < end; i++) {
+        load(dump, (uint64_t)at, code, size, i, names[i % 2]);
+        fflush(dump);
+        memcpy(at, code, size);
+        memcpy(at + 6, &targets[i % 2], 8);
+        for (uint64_t until = now() + 20000000; now() < until;) {
+            sink += enters((uint64_t(*)(uint64_t))at, 50000);
+        }
+    }
+    unlink(path);
+    exit(0);
 }
 
 int main(int argc, char **argv) {
@@ -86,6 +120,7 @@ int main(int argc, char **argv) {
     if (argc > 1 && !strcmp(argv[1], "dump")) {
         write_dump((uint64_t)memory + 64, code, sizeof code);
     }
+    if (argc > 2) reuse(memory + 64, code, sizeof code, strtoull(argv[2], 0, 10));
     ready();
     for (;;) sink += enters((uint64_t(*)(uint64_t))(memory + 64), 50000);
 }

@@ -11,6 +11,8 @@ use std::{
 /// `JiTD` as a number in the writer's byte order.
 const MAGIC: u32 = 0x4a69_5444;
 const HEADER: u32 = 40;
+/// Flag of the header: times are counts of the processor's own clock.
+const ARCH_TIMESTAMP: u64 = 1;
 const PREFIX: u32 = 16;
 
 const LOAD: u32 = 0;
@@ -35,21 +37,34 @@ pub struct Code {
     pub name: Vec<u8>,
 }
 
-/// All code of a dump, in the order of its time. A dump that ends in the middle of a record, as
+/// What a dump holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dump {
+    /// All code, in the order of its time.
+    pub code: Vec<Code>,
+    /// Whether times are nanoseconds of `CLOCK_MONOTONIC`; else they tell no more than the order.
+    pub monotonic: bool,
+}
+
+/// Reads a dump. One that ends in the middle of a record, as
 /// that of a running process may, counts up to there.
 ///
 /// # Errors
 ///
 /// When it cannot be read, or is no jitdump in our byte order.
-pub fn read(mut dump: impl BufRead) -> io::Result<Vec<Code>> {
+pub fn read(mut dump: impl BufRead) -> io::Result<Dump> {
     let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
     if u32_from(&mut dump)? != MAGIC {
         return Err(invalid("not a jitdump file"));
     }
     let _version = u32_from(&mut dump)?;
     let header = u32_from(&mut dump)?;
-    let more = header.checked_sub(12).filter(|_| header >= HEADER);
-    skip(&mut dump, u64::from(more.ok_or_else(|| invalid("the jitdump header is too short"))?))?;
+    let more = header.checked_sub(HEADER);
+    let more = more.ok_or_else(|| invalid("the jitdump header is too short"))?;
+    // Machine, padding, process and time.
+    skip(&mut dump, 4 + 4 + 4 + 8)?;
+    let flags = u64_from(&mut dump)?;
+    skip(&mut dump, u64::from(more))?;
 
     let mut code = Vec::new();
     let mut by_index = HashMap::new();
@@ -63,7 +78,7 @@ pub fn read(mut dump: impl BufRead) -> io::Result<Vec<Code>> {
         }
     }
     code.sort_by_key(|code| code.time);
-    Ok(code)
+    Ok(Dump { code, monotonic: flags & ARCH_TIMESTAMP == 0 })
 }
 
 /// Reads one record; false when it was the last.
@@ -205,6 +220,7 @@ pub(crate) mod tests {
         put_load(&mut dump, 50, 0x3000, 16, 2, "after the end");
         let found: Vec<_> = read(&*dump)
             .unwrap()
+            .code
             .into_iter()
             .map(|code| (code.time, code.start, String::from_utf8(code.name).unwrap()))
             .collect();
@@ -215,9 +231,17 @@ pub(crate) mod tests {
     #[test]
     fn a_dump_counts_up_to_where_it_ends() {
         let whole = dump(&[(0x1000, 64, "one"), (0x2000, 64, "two")]);
-        assert_eq!(read(&whole[..whole.len() - 1]).unwrap().len(), 1);
+        assert_eq!(read(&whole[..whole.len() - 1]).unwrap().code.len(), 1);
         assert!(read(&b"something else that is long enough for a header"[..]).is_err());
         assert!(read(&whole[..10]).is_err());
+    }
+
+    #[test]
+    fn the_header_tells_whose_clock_it_is() {
+        let mut dump = header();
+        assert!(read(&*dump).unwrap().monotonic);
+        dump[32] = 1;
+        assert!(!read(&*dump).unwrap().monotonic);
     }
 
     proptest! {

@@ -26,6 +26,15 @@ pub enum RawFrame {
         /// anonymous memory.
         address: CodeAddress,
     },
+    /// The same in anonymous memory, where what lies at an address changes and it is known when.
+    Made {
+        /// The module it lies in.
+        module: ModuleId,
+        /// The process's own address.
+        address: CodeAddress,
+        /// When it was sampled: `CLOCK_MONOTONIC`, nanoseconds.
+        time: u64,
+    },
     /// A user-space address in no known mapping.
     Unmapped(CodeAddress),
     /// A kernel code address.

@@ -55,7 +55,8 @@ pub struct Module {
     pub path: Arc<str>,
     /// GNU build ID, where the kernel or the file tells it.
     pub build_id: Option<Vec<u8>>,
-    /// An open handle to the very file that is mapped. None: it could not be opened.
+    /// An open handle to the very file that is mapped. None: it could not be opened. Of anonymous
+    /// memory: the jitdump in which its process tells what it makes, if it has mapped one.
     pub file: Option<File>,
     /// Why `file` is None.
     pub refused: Option<String>,

@@ -43,6 +43,7 @@ use crate::{
     },
     target::{image, vdso},
 };
+use jit::{LATEST, Moment};
 use module::{Chain, Named};
 
 /// How to symbolize.
@@ -94,36 +95,79 @@ pub fn symbolize(recording: Recording, options: &Options) -> Profile {
 /// The addresses to look up, ascending and distinct.
 struct Wanted {
     /// By module.
-    user: Vec<(ModuleId, Vec<u64>)>,
+    user: Vec<(ModuleId, Addresses)>,
     kernel: Vec<u64>,
+}
+
+/// Addresses in a module.
+enum Addresses {
+    /// In a file or the vDSO.
+    Fixed(Vec<u64>),
+    /// In the anonymous memory of a process.
+    Made(u32, Vec<Moment>),
+}
+
+impl Addresses {
+    fn of(module: &Module) -> Self {
+        match module.kind {
+            ModuleKind::Anonymous { pid } => Self::Made(pid, Vec::new()),
+            ModuleKind::File | ModuleKind::Vdso => Self::Fixed(Vec::new()),
+        }
+    }
+
+    fn add(&mut self, address: CodeAddress, time: u64) {
+        let address = address.lookup();
+        match self {
+            Self::Fixed(addresses) => addresses.push(address),
+            Self::Made(_, moments) => moments.push(Moment { address, time }),
+        }
+    }
+
+    fn sort(&mut self) {
+        match self {
+            Self::Fixed(addresses) => sort(addresses),
+            Self::Made(_, moments) => sort(moments),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Fixed(addresses) => addresses.is_empty(),
+            Self::Made(_, moments) => moments.is_empty(),
+        }
+    }
 }
 
 impl Wanted {
     fn of(recording: &Recording) -> Self {
-        let mut user = vec![Vec::new(); recording.modules.len()];
+        let of = |module: &Arc<Module>| Addresses::of(module);
+        let mut user: Vec<Addresses> = recording.modules.iter().map(of).collect();
         let mut kernel = Vec::new();
         for frame in recording.stacks.frames() {
-            match frame {
-                RawFrame::User { module, address } => {
-                    if let Some(addresses) = user.get_mut(module.0 as usize) {
-                        addresses.push(address.lookup());
-                    }
+            let (module, address, time) = match frame {
+                RawFrame::User { module, address } => (module, address, LATEST),
+                RawFrame::Made { module, address, time } => (module, address, *time),
+                RawFrame::Kernel(address) => {
+                    kernel.push(address.lookup());
+                    continue;
                 }
-                RawFrame::Kernel(address) => kernel.push(address.lookup()),
-                _ => {}
+                _ => continue,
+            };
+            if let Some(addresses) = user.get_mut(module.0 as usize) {
+                addresses.add(*address, time);
             }
         }
         sort(&mut kernel);
         let user = (0..).map(ModuleId).zip(user).filter(|(_, addresses)| !addresses.is_empty());
         let user = user.map(|(module, mut addresses)| {
-            sort(&mut addresses);
+            addresses.sort();
             (module, addresses)
         });
         Self { user: user.collect(), kernel }
     }
 }
 
-fn sort(addresses: &mut Vec<u64>) {
+fn sort<T: Ord>(addresses: &mut Vec<T>) {
     addresses.sort_unstable();
     addresses.dedup();
 }
@@ -132,20 +176,29 @@ fn sort(addresses: &mut Vec<u64>) {
 struct Names {
     modules: Vec<Arc<Module>>,
     user: FxHashMap<(ModuleId, u64), Vec<Frame>>,
+    made: FxHashMap<(ModuleId, Moment), Frame>,
     kernel: FxHashMap<u64, Frame>,
 }
 
 impl Names {
     fn look_up(wanted: &Wanted, modules: &[Arc<Module>], options: &Options) -> Self {
         let next = AtomicUsize::new(0);
-        let user = Mutex::new(FxHashMap::default());
+        let found = Mutex::new((FxHashMap::default(), FxHashMap::default()));
         let work = || {
             while let Some((id, addresses)) = wanted.user.get(next.fetch_add(1, Ordering::Relaxed))
             {
                 let Some(module) = modules.get(id.0 as usize) else { continue };
-                let found = user_frames(module, addresses, modules, options);
-                let mut user = user.lock().unwrap_or_else(PoisonError::into_inner);
-                user.extend(found.into_iter().map(|(address, frames)| ((*id, address), frames)));
+                let lock = || found.lock().unwrap_or_else(PoisonError::into_inner);
+                match addresses {
+                    Addresses::Fixed(addresses) => {
+                        let frames = user_frames(module, addresses, options);
+                        lock().0.extend(frames.into_iter().map(|(at, frames)| ((*id, at), frames)));
+                    }
+                    Addresses::Made(pid, moments) => {
+                        let frames = made_frames(*pid, module, moments, options);
+                        lock().1.extend(frames.into_iter().map(|(at, frame)| ((*id, at), frame)));
+                    }
+                }
             }
         };
         let kernel = std::thread::scope(|scope| {
@@ -158,8 +211,8 @@ impl Names {
             work();
             kernel
         });
-        let user = user.into_inner().unwrap_or_else(PoisonError::into_inner);
-        Self { modules: modules.to_vec(), user, kernel }
+        let (user, made) = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Self { modules: modules.to_vec(), user, made, kernel }
     }
 
     /// The named frames of a raw one, root side first.
@@ -171,8 +224,11 @@ impl Names {
             RawFrame::User { module, address } => {
                 match self.user.get(&(*module, address.lookup())) {
                     Some(frames) => frames.clone(),
-                    None => vec![self.unknown(*module, *address)],
+                    None => vec![self.made(*module, *address, LATEST)],
                 }
+            }
+            RawFrame::Made { module, address, time } => {
+                vec![self.made(*module, *address, *time)]
             }
             RawFrame::Unmapped(_) => vec![Frame::placeholder("[unknown]", FrameKind::Native)],
             RawFrame::Kernel(address) => match self.kernel.get(&address.lookup()) {
@@ -183,6 +239,12 @@ impl Names {
             RawFrame::Truncated(cause) => marker(format!("[truncated: {}]", cause.name())),
             RawFrame::Lost(cause) => marker(format!("[lost: {}]", cause.name())),
         }
+    }
+
+    fn made(&self, module: ModuleId, address: CodeAddress, time: u64) -> Frame {
+        let moment = Moment { address: address.lookup(), time };
+        let frame = self.made.get(&(module, moment)).cloned();
+        frame.unwrap_or_else(|| self.unknown(module, address))
     }
 
     fn unknown(&self, module: ModuleId, address: CodeAddress) -> Frame {
@@ -201,43 +263,52 @@ impl Names {
     }
 }
 
-/// The frames of each address of a module that has names.
-fn user_frames(
-    module: &Module,
-    addresses: &[u64],
-    modules: &[Arc<Module>],
-    options: &Options,
-) -> Vec<(u64, Vec<Frame>)> {
+/// The frames of each address of a file or the vDSO that has names.
+fn user_frames(module: &Module, addresses: &[u64], options: &Options) -> Vec<(u64, Vec<Frame>)> {
     // The file is somebody else's: should a parser panic over it, its names are lost, no more.
     let chains = catch_unwind(AssertUnwindSafe(|| match module.kind {
-        ModuleKind::File => module::resolve(module, addresses, options),
         ModuleKind::Vdso => match vdso::image() {
             Ok(image) => module::resolve_image(&image, module, addresses, options),
             Err(_) => Vec::new(),
         },
-        ModuleKind::Anonymous { pid } => {
-            let names = jit::names(pid, addresses, &options.proc_root, modules);
-            names.into_iter().map(|name| name.iter().map(|n| Named::made(n)).collect()).collect()
-        }
+        _ => module::resolve(module, addresses, options),
     }));
     let name: Arc<str> = file_name(&module.path).into();
     let named = addresses.iter().zip(chains.unwrap_or_default());
     let named = named.filter(|(_, chain)| !chain.is_empty());
-    let kind = match module.kind {
-        ModuleKind::Anonymous { .. } => FrameKind::Jit,
-        _ => FrameKind::Native,
-    };
-    named.map(|(address, chain)| (*address, frames(chain, kind, &name))).collect()
+    named.map(|(address, chain)| (*address, frames(chain, &name))).collect()
 }
 
-fn frames(chain: Chain, kind: FrameKind, module: &Arc<str>) -> Vec<Frame> {
+/// The frame of each moment in a process's anonymous memory that has a name.
+fn made_frames(
+    pid: u32,
+    module: &Module,
+    moments: &[Moment],
+    options: &Options,
+) -> Vec<(Moment, Frame)> {
+    let dump = module.file.as_ref();
+    // As above.
+    let found =
+        catch_unwind(AssertUnwindSafe(|| jit::names(pid, moments, &options.proc_root, dump)));
+    let jit::Found { names, by_moment } = found.unwrap_or_default();
+    // One text for each name, which many moments share.
+    let mut frames: Vec<Option<Frame>> = vec![None; names.len()];
+    let mut frame = |number: usize| {
+        let made = || Frame::symbol(names::made(&names[number]), FrameKind::Jit);
+        frames[number].get_or_insert_with(made).clone()
+    };
+    let named = moments.iter().zip(by_moment);
+    named.filter_map(|(moment, number)| Some((*moment, frame(number?)))).collect()
+}
+
+fn frames(chain: Chain, module: &Arc<str>) -> Vec<Frame> {
     let frame = |(level, named): (usize, Named)| Frame {
         inlined: level > 0,
         symbol: named.known,
-        module: (kind == FrameKind::Native).then(|| Arc::clone(module)),
+        module: Some(Arc::clone(module)),
         file: named.position.file.map(Into::into),
         line: named.position.line,
-        ..Frame::symbol(named.name, kind)
+        ..Frame::symbol(named.name, FrameKind::Native)
     };
     chain.into_iter().enumerate().map(frame).collect()
 }

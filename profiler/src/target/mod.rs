@@ -4,6 +4,7 @@
 //! * [`listener`] finds the process that listens on a port, [`runtime`] says which language runtime
 //!   a process is, [`pick`] takes the only process that can be meant or lists them.
 //! * [`image`] opens and maps files of others so that they cannot hurt us.
+//! * [`made_code`] opens the files in which runtimes tell what code they made.
 //! * [`process`] reads `/proc`, below a root that tests can choose.
 //! * [`probe`] finds out by trying what the kernel takes; [`capabilities`] is that and the host's
 //!   settings and privileges.
@@ -15,6 +16,7 @@ pub mod command;
 pub mod engine;
 pub mod image;
 pub mod listener;
+pub mod made_code;
 pub mod pick;
 pub mod probe;
 pub mod process;

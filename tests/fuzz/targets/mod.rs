@@ -61,7 +61,7 @@ fn perf_maps() {
 
 #[test]
 fn jitdumps() {
-    assert_eq!(jitdump::read(&*jitdump_seed()).unwrap().len(), 1);
+    assert_eq!(jitdump::read(&*jitdump_seed()).unwrap().code.len(), 1);
     fuzz("jitdump", vec![jitdump_seed()], |bytes| {
         let _ = jitdump::read(bytes);
     });

@@ -26,9 +26,11 @@ impl Code<'_> {
         let Region { start, offset, module, .. } = *region_at(self.regions, address)?;
         let module = self.modules.module(module);
         let mut word = [0; 8];
-        match (&module.file, module.kind) {
-            (Some(file), _) => file.read_exact_at(&mut word, address - start + offset).ok()?,
-            (None, ModuleKind::Anonymous { .. }) => {
+        match (module.kind, &module.file) {
+            (ModuleKind::File, Some(file)) => {
+                file.read_exact_at(&mut word, address - start + offset).ok()?;
+            }
+            (ModuleKind::Anonymous { .. }, _) => {
                 Proc::new().read_memory(self.pid, address, &mut word).ok()?;
             }
             _ => return None,

@@ -81,3 +81,29 @@ pub fn truncation(outcome: Outcome) -> Option<Truncation> {
         Outcome::CopyEnded => Truncation::CopyEnded,
     })
 }
+
+/// Frames that are recorded with their times at the most; later ones are named by what lay at their
+/// addresses last. Each makes a stack of its own.
+const MAX_TIMED: usize = 1 << 17;
+
+/// Gives frames the time of their sample, where it is of use.
+#[derive(Debug, Default)]
+pub struct Timer {
+    timed: usize,
+}
+
+impl Timer {
+    /// The frame, with its time when its process tells when it made which code.
+    #[must_use]
+    pub fn time(&mut self, frame: RawFrame, time: u64, modules: &Modules) -> RawFrame {
+        match frame {
+            RawFrame::User { module, address }
+                if self.timed < MAX_TIMED && modules.tells_times(module) =>
+            {
+                self.timed += 1;
+                RawFrame::Made { module, address, time }
+            }
+            frame => frame,
+        }
+    }
+}

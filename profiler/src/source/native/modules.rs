@@ -18,6 +18,7 @@ use crate::model::{
     frame::ModuleId,
     profile::{Module, ModuleKind},
 };
+use crate::target::made_code::is_jitdump;
 use crate::unwind::UnwindRows;
 
 /// Where the unwind rows of a module are.
@@ -68,6 +69,8 @@ pub struct Modules {
     /// Rows that did not fit yet.
     waiting: Vec<Waiting>,
     open_files: usize,
+    /// The jitdump that a process has mapped, by its id.
+    dumps: FxHashMap<u32, File>,
 }
 
 struct Waiting {
@@ -90,6 +93,7 @@ impl Modules {
             compiling: 0,
             waiting: Vec::new(),
             open_files: 0,
+            dumps: FxHashMap::default(),
         }
     }
 
@@ -123,7 +127,14 @@ impl Modules {
             Identity::Inode { .. } => None,
         };
         match opened {
-            Ok(open::Opened { is_elf: false, .. }) => self.anonymous(place.pid),
+            Ok(open::Opened { is_elf: false, file, .. }) => {
+                // Mapped so that profilers find it, now or when the process is gone.
+                if is_jitdump(&path) {
+                    self.open_files += 1;
+                    self.dumps.insert(place.pid, file);
+                }
+                self.anonymous(place.pid)
+            }
             Ok(open::Opened { file, id, build_id, .. }) => {
                 if let Some(number) = self.numbers.get(&Key::Opened(id.clone())) {
                     return *number;
@@ -139,13 +150,7 @@ impl Modules {
     }
 
     fn anonymous(&mut self, pid: u32) -> ModuleId {
-        self.known(Key::Anonymous(pid), || Module {
-            kind: ModuleKind::Anonymous { pid },
-            path: "//anon".into(),
-            build_id: None,
-            file: None,
-            refused: None,
-        })
+        self.known(Key::Anonymous(pid), || anonymous_module(pid))
     }
 
     fn known(&mut self, key: Key, module: impl FnOnce() -> Module) -> ModuleId {
@@ -167,6 +172,15 @@ impl Modules {
 
     fn is_anonymous(&self, number: ModuleId) -> bool {
         matches!(self.module(number).kind, ModuleKind::Anonymous { .. })
+    }
+
+    /// Whether a module is the memory of a process that tells when it made which code.
+    #[must_use]
+    pub fn tells_times(&self, number: ModuleId) -> bool {
+        match self.module(number).kind {
+            ModuleKind::Anonymous { pid } => self.dumps.contains_key(&pid),
+            ModuleKind::File | ModuleKind::Vdso => false,
+        }
     }
 
     /// A module.
@@ -258,8 +272,15 @@ impl Modules {
 
     /// Every module, by number, for the recording.
     #[must_use]
-    pub fn into_modules(self) -> Vec<Arc<Module>> {
-        self.entries.into_iter().map(|entry| entry.module).collect()
+    pub fn into_modules(mut self) -> Vec<Arc<Module>> {
+        let mut with_dump = |module: Arc<Module>| match module.kind {
+            ModuleKind::Anonymous { pid } => {
+                let file = self.dumps.remove(&pid);
+                Arc::new(Module { file, ..anonymous_module(pid) })
+            }
+            ModuleKind::File | ModuleKind::Vdso => module,
+        };
+        self.entries.into_iter().map(|entry| with_dump(entry.module)).collect()
     }
 }
 
@@ -278,6 +299,16 @@ fn file_module(path: Arc<str>, build_id: Option<Vec<u8>>, file: Result<File, Str
         Err(why) => (None, Some(why)),
     };
     Module { kind: ModuleKind::File, path, build_id, file, refused }
+}
+
+fn anonymous_module(pid: u32) -> Module {
+    Module {
+        kind: ModuleKind::Anonymous { pid },
+        path: "//anon".into(),
+        build_id: None,
+        file: None,
+        refused: None,
+    }
 }
 
 fn vdso_module() -> Module {

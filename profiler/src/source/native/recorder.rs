@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{
     Labels,
     code::Code,
-    frames::{code_address, is_in_exec, true_frames, truncation, user_frame},
+    frames::{Timer, code_address, is_in_exec, true_frames, truncation, user_frame},
     modules::Modules,
     processes::{NewMapping, Processes, Regions, region_at, wire_mappings},
     samples::{Beyond, Sample},
@@ -68,6 +68,7 @@ pub struct Recorder<S> {
     samples: Vec<Sample>,
     waiting: Vec<Waiting>,
     waiting_bytes: usize,
+    timer: Timer,
 }
 
 impl<S: Storage> Recorder<S> {
@@ -86,6 +87,7 @@ impl<S: Storage> Recorder<S> {
             samples: Vec::new(),
             waiting: Vec::new(),
             waiting_bytes: 0,
+            timer: Timer::default(),
         }
     }
 
@@ -318,6 +320,7 @@ impl<S: Storage> Recorder<S> {
         }
         for word in user.iter().rev() {
             let frame = user_frame(*word, regions, &self.modules);
+            let frame = self.timer.time(frame, sample.header.time, &self.modules);
             stack = stacks.push(stack, &frame);
             self.figures.by_frame_pointer += u64::from(*word & FRAME_BY_POINTER != 0);
         }

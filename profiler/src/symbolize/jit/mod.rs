@@ -1,23 +1,23 @@
-//! Names of code that was made at run time, from the files its runtime writes: jitdumps and perf
-//! maps. Both lie where anybody can write and are read as root, so they must be regular files,
-//! reached through no symbolic link, of the process's own user or root, and bounded in size.
+//! Names of code that was made at run time, from the files its runtime writes
+//! ([`crate::target::made_code`]), of which no more than a bound is read.
 //!
-//! They are read after the recording, for runtimes write names as they go. Addresses are reused;
-//! the last name wins.
+//! They are read after the recording, for runtimes write names as they go. Addresses are reused:
+//! jitdumps tell when, so that each sample is named by what lay at its address at its time
+//! ([`timeline`]); of perf maps the last line wins.
+
+mod timeline;
 
 use std::{
     fs::File,
     io::{self, BufReader, Read, Seek, SeekFrom},
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
+    path::Path,
 };
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustc_hash::FxHashMap;
 
 use crate::{
     format::{jitdump, perf_map},
-    model::{frame::file_name, profile::Module},
-    target::image::{open_regular, reopen_regular},
+    target::made_code::Maker,
 };
 
 /// Of longer perf maps the end is read, which is the newest.
@@ -25,129 +25,74 @@ const MAX_MAP: u64 = 256 << 20;
 /// jitdumps hold the code too; what lies beyond is not read.
 const MAX_DUMP: u64 = 1 << 30;
 
-/// The names of code in the anonymous memory of a process, for each of its addresses (ascending
-/// and distinct).
+/// An address in made code, and when it was sampled (`CLOCK_MONOTONIC`, nanoseconds;
+/// [`LATEST`]: what lay there last is asked for).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Moment {
+    /// The process's own address.
+    pub address: u64,
+    /// The time.
+    pub time: u64,
+}
+
+/// No time.
+pub const LATEST: u64 = u64::MAX;
+
+/// Names, and which of them each [`Moment`] has.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The names.
+    pub names: Vec<Vec<u8>>,
+    /// By moment, as they were asked for.
+    pub by_moment: Vec<Option<usize>>,
+}
+
+/// The names of code in the anonymous memory of a process, for each of these moments (ascending
+/// and distinct). `dump` is the jitdump that was held when the process mapped it.
 #[must_use]
-pub fn names(
-    pid: u32,
-    addresses: &[u64],
-    proc_root: &Path,
-    modules: &[impl AsRef<Module>],
-) -> Vec<Option<Vec<u8>>> {
-    let process = Process::of(pid, proc_root);
-    let mut latest = Latest::new(addresses);
-    if let Some(dump) = process.dump(modules)
-        && let Ok(code) = jitdump::read(BufReader::new(dump.take(MAX_DUMP)))
+pub fn names(pid: u32, moments: &[Moment], proc_root: &Path, dump: Option<&File>) -> Found {
+    let process = Maker::of(pid, proc_root);
+    let mut found = Found { names: Vec::new(), by_moment: vec![None; moments.len()] };
+    if let Some(dump) = process.dump(dump)
+        && let Ok(dump) = jitdump::read(BufReader::new(dump.take(MAX_DUMP)))
     {
-        for code in code.into_iter().rev() {
-            latest.claim(code.start, code.size, &code.name);
-        }
+        found.by_moment = timeline::resolve(&dump, moments);
+        found.names = dump.code.into_iter().map(|code| code.name).collect();
     }
-    if let Some(map) = process.map().and_then(|map| tail(map).ok()) {
+    let nameless = |found: &Found| {
+        let all = moments.iter().zip(&found.by_moment);
+        let nameless = all.filter(|(_, name)| name.is_none());
+        let mut addresses: Vec<u64> = nameless.map(|(moment, _)| moment.address).collect();
+        addresses.dedup();
+        addresses
+    };
+    let addresses = nameless(&found);
+    if !addresses.is_empty()
+        && let Some(map) = process.map().and_then(|map| tail(map).ok())
+    {
+        let mut latest = Latest::new(&addresses);
         for entry in perf_map::latest_first(&map) {
             if latest.is_complete() {
                 break;
             }
             latest.claim(entry.start, entry.size, entry.name);
         }
-    }
-    latest.names
-}
-
-/// A process that may be gone.
-struct Process {
-    pid: u32,
-    folder: PathBuf,
-    /// Its user, and its id in its own PID namespace; None when it is gone.
-    status: Option<(u32, u32)>,
-}
-
-impl Process {
-    fn of(pid: u32, proc_root: &Path) -> Self {
-        let folder = proc_root.join(pid.to_string());
-        let status = std::fs::read(folder.join("status")).ok();
-        let status = status.and_then(|status| {
-            // The name in it can be any bytes.
-            let status = String::from_utf8_lossy(&status);
-            let field = |name| status.lines().find_map(|line| line.strip_prefix(name));
-            // Real, effective, saved and file system user: files are made as the last.
-            let user = field("Uid:")?.split_whitespace().nth(3)?.parse().ok()?;
-            let inner = field("NSpid:").and_then(|ids| ids.split_whitespace().last()?.parse().ok());
-            Some((user, inner.unwrap_or(pid)))
-        });
-        Self { pid, folder, status }
-    }
-
-    /// Its perf map, in its own mount namespace while it lives.
-    fn map(&self) -> Option<File> {
-        let map = match self.status {
-            Some((_, inner)) => {
-                open_beneath(&self.folder.join("root"), &format!("tmp/perf-{inner}.map"))
-            }
-            None => open_beneath(Path::new("/"), &format!("tmp/perf-{}.map", self.pid)),
-        };
-        map.ok().filter(|map| self.is_trusted(map))
-    }
-
-    /// Its jitdump. Runtimes map a page of it for profilers to find; once the process is gone the
-    /// recording may still hold it.
-    fn dump(&self, modules: &[impl AsRef<Module>]) -> Option<File> {
-        let is_dump = |path: &str| {
-            let name = file_name(path);
-            name.starts_with("jit-") && name.ends_with(".dump")
-        };
-        let maps = std::fs::read(self.folder.join("maps")).unwrap_or_default();
-        let maps = String::from_utf8_lossy(&maps);
-        let mapped =
-            maps.lines().find(|line| line.split_once('/').is_some_and(|(_, path)| is_dump(path)));
-        let dump = match mapped {
-            Some(line) => {
-                let range = line.split(' ').next()?;
-                let (_, path) = line.split_once('/')?;
-                // The very file that is mapped; without privilege, the one at its path.
-                open_regular(&self.folder.join("map_files").join(range))
-                    .or_else(|_| open_beneath(&self.folder.join("root"), path))
-                    .ok()
-            }
-            None => {
-                let name = format!("jit-{}.dump", self.pid);
-                let module = modules
+        let named: FxHashMap<u64, usize> = (found.names.len()..)
+            .zip(
+                addresses
                     .iter()
-                    .map(AsRef::as_ref)
-                    .find(|module| file_name(&module.path) == name)?;
-                // A handle of our own: positions of the recording's stay as they are.
-                reopen_regular(module.file.as_ref()?).ok()
-            }
-        };
-        dump.filter(|dump| self.is_trusted(dump))
+                    .zip(&mut latest.names)
+                    .filter_map(|(at, name)| Some((at, name.take()?))),
+            )
+            .map(|(number, (address, name))| {
+                found.names.push(name);
+                (*address, number)
+            })
+            .collect();
+        let gaps = found.by_moment.iter_mut().zip(moments).filter(|(name, _)| name.is_none());
+        gaps.for_each(|(name, moment)| *name = named.get(&moment.address).copied());
     }
-
-    /// Whether a file can be the process's own. When the process is gone its user is not known;
-    /// then a file must at least be writable by its owner only, and have no other name.
-    fn is_trusted(&self, file: &File) -> bool {
-        const WRITABLE_BY_OTHERS: u32 = 0o022;
-        let Ok(metadata) = file.metadata() else { return false };
-        let owner = metadata.uid();
-        match self.status {
-            Some((user, _)) => owner == user || owner == 0,
-            None => metadata.nlink() == 1 && metadata.mode() & WRITABLE_BY_OTHERS == 0,
-        }
-    }
-}
-
-/// Opens a regular file below a folder that is taken for the root: no symbolic link, of whatever
-/// kind, leads out of it, and the file itself is none.
-fn open_beneath(root: &Path, path: &str) -> io::Result<File> {
-    let folder =
-        rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    let handle = rustix::fs::openat2(
-        &folder,
-        path,
-        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-        Mode::empty(),
-        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-    )?;
-    reopen_regular(&handle)
+    found
 }
 
 /// The last part of a file, up to [`MAX_MAP`].
@@ -203,7 +148,12 @@ impl<'a> Latest<'a> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::{
+        os::unix::fs::{PermissionsExt, symlink},
+        path::PathBuf,
+    };
+
+    use rustix::fs::Mode;
 
     use super::*;
 
@@ -221,9 +171,20 @@ mod tests {
         rustix::process::getuid().as_raw()
     }
 
+    fn names_of(
+        pid: u32,
+        addresses: &[u64],
+        proc: &Path,
+        dump: Option<&File>,
+    ) -> Vec<Option<String>> {
+        let moments = addresses.iter().map(|address| Moment { address: *address, time: LATEST });
+        let found = names(pid, &moments.collect::<Vec<_>>(), proc, dump);
+        let name = |number: usize| String::from_utf8(found.names[number].clone()).unwrap();
+        found.by_moment.iter().map(|number| number.map(name)).collect()
+    }
+
     fn names_in(proc: &Path, addresses: &[u64]) -> Vec<Option<String>> {
-        let names = names(42, addresses, proc, &[] as &[std::sync::Arc<Module>]);
-        names.into_iter().map(|n| n.map(|n| String::from_utf8(n).unwrap())).collect()
+        names_of(42, addresses, proc, None)
     }
 
     fn write_map(proc: &Path, text: &str) -> PathBuf {
@@ -291,25 +252,19 @@ mod tests {
         let pid = 4_194_304 + std::process::id();
         let path = PathBuf::from(format!("/tmp/perf-{pid}.map"));
         std::fs::write(&path, "1000 100 left\n").unwrap();
-        let none: &[std::sync::Arc<Module>] = &[];
-        let found = names(pid, &[0x1000], gone.path(), none);
+        let found = names_of(pid, &[0x1000], gone.path(), None);
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o666)).unwrap();
-        let writable = names(pid, &[0x1000], gone.path(), none);
+        let writable = names_of(pid, &[0x1000], gone.path(), None);
         std::fs::remove_file(&path).unwrap();
-        assert_eq!((found, writable), (vec![Some(b"left".to_vec())], vec![None]));
+        assert_eq!((found, writable), (vec![Some("left".to_owned())], vec![None]));
 
         let dump = gone.path().join(format!("jit-{pid}.dump"));
         std::fs::write(&dump, jitdump::tests::dump(&[(0x1000, 16, "a"), (0x1000, 8, "b")]))
             .unwrap();
-        let module = std::sync::Arc::new(Module {
-            kind: crate::model::profile::ModuleKind::File,
-            path: dump.to_str().unwrap().into(),
-            build_id: None,
-            file: Some(File::open(&dump).unwrap()),
-            refused: None,
-        });
-        let found = names(pid, &[0x1000, 0x1008, 0x1010], gone.path(), &[module]);
-        assert_eq!(found, [Some(b"b".to_vec()), Some(b"a".to_vec()), None]);
+        let held = File::open(&dump).unwrap();
+        std::fs::remove_file(&dump).unwrap();
+        let found = names_of(pid, &[0x1000, 0x1008, 0x1010], gone.path(), Some(&held));
+        assert_eq!(found, [Some("b".to_owned()), Some("a".to_owned()), None]);
     }
 
     #[test]
