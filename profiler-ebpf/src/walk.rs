@@ -100,6 +100,7 @@ impl Walk {
         }
         let rule = match self.mapping.kind {
             mapping_kind::PENDING => return Outcome::RowsPending,
+            mapping_kind::NO_ROOM => return Outcome::NoRoom,
             mapping_kind::ROWS => match self.rule(env, address) {
                 Some(rule) => rule,
                 None => return Outcome::BadTables,

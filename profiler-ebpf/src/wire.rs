@@ -166,6 +166,8 @@ pub mod mapping_kind {
     pub const ROWS: u32 = 1;
     /// It has none (anonymous, JIT, a file that could not be read): step by frame pointer.
     pub const NO_ROWS: u32 = 2;
+    /// It has rows, for which the tables have no room.
+    pub const NO_ROOM: u32 = 3;
 }
 
 /// One executable mapping of a process. A process's mappings are sorted by `start`.
@@ -232,11 +234,13 @@ pub enum Outcome {
     Walking = 11,
     /// The copy of the stack that was handed up ends before the walk did.
     CopyEnded = 12,
+    /// The tables have no room for the rows of the mapping.
+    NoRoom = 13,
 }
 
 impl Outcome {
     /// Every outcome, in the order of its number.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::NoUserStack,
         Self::Complete,
         Self::UnknownMapping,
@@ -250,6 +254,7 @@ impl Outcome {
         Self::Compat,
         Self::Walking,
         Self::CopyEnded,
+        Self::NoRoom,
     ];
 
     /// The outcome with this number.

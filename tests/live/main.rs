@@ -3,6 +3,8 @@
 //! that they name; what is missing fails in CI (`CI=true`) and is a named skip elsewhere.
 
 #[cfg(test)]
+mod bounds;
+#[cfg(test)]
 mod calls;
 #[cfg(test)]
 mod changing;

@@ -83,6 +83,16 @@ pub struct Cpu {
     /// Where it goes.
     #[command(flatten)]
     pub written: Written,
+    /// Lower a bound of what a recording may take, and of what it can hold: ring-bytes, rows,
+    /// stacks, open-files, …
+    #[arg(
+        long,
+        value_name = "NAME=N[,…]",
+        value_delimiter = ',',
+        hide_short_help = true,
+        help_heading = "Output"
+    )]
+    pub limit: Vec<String>,
     /// Write figures about the recording itself to this file, as JSON
     #[arg(long, value_name = "FILE.json", help_heading = "Output")]
     pub stats: Option<PathBuf>,

@@ -119,7 +119,7 @@ pub fn caption(profile: &Profile) -> String {
         ", {} samples, {} complete, lost {}",
         thousands(profile.samples),
         share(profile.complete, profile.samples),
-        thousands(profile.losses.lost_total())
+        thousands(profile.losses.lost_samples())
     );
     text
 }

@@ -26,9 +26,29 @@ pub enum Truncation {
     Compat,
     /// The copy of the stack was too short.
     CopyEnded,
+    /// The walker's tables had no room for the unwind rows of the file.
+    TablesFull,
+    /// The unwind tables of the file were not ready, and too many samples waited for such already.
+    WaitingFull,
 }
 
 impl Truncation {
+    /// Every cause.
+    pub const ALL: [Self; 12] = [
+        Self::UnknownMapping,
+        Self::RowsPending,
+        Self::UnreadableStack,
+        Self::StackNotAdvancing,
+        Self::NoFramePointer,
+        Self::UnsupportedRule,
+        Self::TooDeep,
+        Self::BadTables,
+        Self::Compat,
+        Self::CopyEnded,
+        Self::TablesFull,
+        Self::WaitingFull,
+    ];
+
     /// The stable name: in `[truncated: …]` frames and, as a key, in the statistics.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -43,42 +63,98 @@ impl Truncation {
             Self::BadTables => "inconsistent tables",
             Self::Compat => "32-bit process",
             Self::CopyEnded => "stack copy ended",
+            Self::TablesFull => "no room for unwind tables",
+            Self::WaitingFull => "no room to wait for unwind tables",
         }
     }
 }
 
-/// Why a sample (or a record about processes) is missing.
+/// Why something is missing: samples, or what would have served them. Each bound has a cause of its
+/// own. What it counts is in its description.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Loss {
-    /// The sample ring buffer was full.
+    /// Samples for which the ring buffer had no room.
     RingFull,
-    /// No scratch space on the CPU.
+    /// Samples on a CPU without scratch space.
     NoScratch,
-    /// The table of target processes was full: samples of a new process were not taken.
-    TargetsFull,
-    /// Records about processes and mappings were lost by the kernel.
-    SidebandLost,
-    /// The kernel throttled the sampling event.
+    /// Samples that the kernel did not take, as it throttled the event.
     Throttled,
-    /// Unwind rows or mappings did not fit into the walker's tables.
-    TablesFull,
-    /// A record that could not be decoded.
+    /// Samples whose records could not be decoded.
     Malformed,
+    /// Samples with stacks that were new when there were too many distinct ones.
+    StacksFull,
+    /// Processes that were to be sampled and did not fit into the table of targets.
+    TargetsFull,
+    /// Records about processes and mappings that the kernel lost or that could not be decoded.
+    SidebandLost,
+    /// Processes that the kernel side could not be told of: their stacks were finished in user
+    /// space.
+    ProcessesFull,
+    /// Processes with more mappings than the mapping table had room for, likewise.
+    MappingsFull,
+    /// Files whose unwind rows had no room.
+    RowsFull,
+    /// Files whose unwind rules had no room.
+    RulesFull,
+    /// Files whose text had no room in the page index.
+    PagesFull,
+    /// Mapped files that were not told apart from others.
+    ModulesFull,
+    /// Mapped files that were not opened, as too many were open.
+    FilesFull,
+    /// Mapped files that samples needed and that could not be opened.
+    FileRefused,
 }
 
 impl Loss {
+    /// Every cause.
+    pub const ALL: [Self; 15] = [
+        Self::RingFull,
+        Self::NoScratch,
+        Self::Throttled,
+        Self::Malformed,
+        Self::StacksFull,
+        Self::TargetsFull,
+        Self::SidebandLost,
+        Self::ProcessesFull,
+        Self::MappingsFull,
+        Self::RowsFull,
+        Self::RulesFull,
+        Self::PagesFull,
+        Self::ModulesFull,
+        Self::FilesFull,
+        Self::FileRefused,
+    ];
+
     /// The stable name: in the summary, in `[lost: …]` frames and, as a key, in the statistics.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::RingFull => "ring buffer full",
             Self::NoScratch => "no scratch space",
+            Self::Throttled => "throttled",
+            Self::Malformed => "malformed record",
+            Self::StacksFull => "too many distinct stacks",
             Self::TargetsFull => "target table full",
             Self::SidebandLost => "process records lost",
-            Self::Throttled => "throttled",
-            Self::TablesFull => "walker tables full",
-            Self::Malformed => "malformed record",
+            Self::ProcessesFull => "process table full",
+            Self::MappingsFull => "mapping table full",
+            Self::RowsFull => "unwind row table full",
+            Self::RulesFull => "unwind rule table full",
+            Self::PagesFull => "page index full",
+            Self::ModulesFull => "too many mapped files",
+            Self::FilesFull => "too many open files",
+            Self::FileRefused => "mapped file refused",
         }
+    }
+
+    /// Whether what it counts are samples: the picture shows these with their weight.
+    #[must_use]
+    pub fn is_of_samples(self) -> bool {
+        matches!(
+            self,
+            Self::RingFull | Self::NoScratch | Self::Throttled | Self::Malformed | Self::StacksFull
+        )
     }
 }
 
@@ -87,7 +163,7 @@ impl Loss {
 pub struct Losses {
     /// Stacks that do not reach their root.
     pub truncated: BTreeMap<Truncation, u64>,
-    /// Samples and records that are missing.
+    /// What is missing.
     pub lost: BTreeMap<Loss, u64>,
 }
 
@@ -104,9 +180,34 @@ impl Losses {
         *self.truncated.entry(cause).or_default() += 1;
     }
 
-    /// All that is missing.
+    /// All samples that are missing.
     #[must_use]
-    pub fn lost_total(&self) -> u64 {
-        self.lost.values().sum()
+    pub fn lost_samples(&self) -> u64 {
+        self.lost.iter().filter(|(cause, _)| cause.is_of_samples()).map(|(_, n)| *n).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn causes_have_names_of_their_own() {
+        let names: BTreeSet<_> = Loss::ALL.iter().map(|cause| cause.name()).collect();
+        assert_eq!(names.len(), Loss::ALL.len());
+        let names: BTreeSet<_> = Truncation::ALL.iter().map(|cause| cause.name()).collect();
+        assert_eq!(names.len(), Truncation::ALL.len());
+    }
+
+    #[test]
+    fn what_is_no_sample_is_not_counted_as_one() {
+        let mut losses = Losses::default();
+        for cause in Loss::ALL {
+            losses.lose(cause, 10);
+        }
+        losses.lose(Loss::RingFull, 0);
+        assert_eq!(losses.lost_samples(), 50);
     }
 }

@@ -62,6 +62,33 @@ pub struct Module {
     pub refused: Option<String>,
 }
 
+impl Module {
+    /// A file, opened or refused with a reason.
+    #[must_use]
+    pub fn file(path: Arc<str>, build_id: Option<Vec<u8>>, file: Result<File, String>) -> Self {
+        let (file, refused) = match file {
+            Ok(file) => (Some(file), None),
+            Err(why) => (None, Some(why)),
+        };
+        Self { kind: ModuleKind::File, path, build_id, file, refused }
+    }
+
+    /// The anonymous memory of a process.
+    #[must_use]
+    pub fn anonymous(pid: u32) -> Self {
+        let path = "//anon".into();
+        let kind = ModuleKind::Anonymous { pid };
+        Self { kind, path, build_id: None, file: None, refused: None }
+    }
+
+    /// The vDSO.
+    #[must_use]
+    pub fn vdso() -> Self {
+        let path = "[vdso]".into();
+        Self { kind: ModuleKind::Vdso, path, build_id: None, file: None, refused: None }
+    }
+}
+
 /// Stacks of raw frames, as a source collected them.
 #[derive(Debug)]
 pub struct Recording {

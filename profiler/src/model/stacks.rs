@@ -45,6 +45,16 @@ impl<F: Clone + Eq + Hash> Stacks<F> {
         }
     }
 
+    /// As [`Self::push`]; None: the tree has no such stack yet, and `most` nodes or more.
+    pub fn push_within(&mut self, parent: StackId, frame: &F, most: usize) -> Option<StackId> {
+        // The root is no node of a stack.
+        if self.nodes.len() <= most {
+            return Some(self.push(parent, frame));
+        }
+        let number = self.frame_numbers.get(frame)?;
+        self.children.get(&(parent, *number)).copied()
+    }
+
     /// The stack that is `parent` with `frame` called from it.
     pub fn push(&mut self, parent: StackId, frame: &F) -> StackId {
         let number = match self.frame_numbers.get(frame) {
@@ -193,6 +203,18 @@ mod tests {
         assert_eq!(stacks.total(0), 5);
         assert_eq!(stacks.root_first(a), [&"main", &"work", &"leaf"]);
         assert_eq!(stacks.len(), 1);
+    }
+
+    #[test]
+    fn a_full_tree_takes_no_new_stacks() {
+        let mut stacks = Stacks::new(1);
+        let mut push = |parent, frame| stacks.push_within(parent, &frame, 2);
+        let main = push(StackId::ROOT, "main").unwrap();
+        let leaf = push(main, "leaf").unwrap();
+        assert_eq!(push(main, "other"), None);
+        assert_eq!(push(leaf, "main"), None);
+        assert_eq!(push(main, "leaf"), Some(leaf));
+        assert_eq!(stacks.push_within(StackId::ROOT, &"lost", 3), Some(StackId(3)));
     }
 
     #[test]

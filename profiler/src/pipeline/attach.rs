@@ -10,7 +10,7 @@ use crate::{
     source::{
         Collected, Source,
         http::Address,
-        native::{self, Filter, Labels, Scope},
+        native::{self, Filter, Labels, Scope, limits::Limits},
         node::{self, NoInspector},
         session::Session,
     },
@@ -127,8 +127,10 @@ fn native(attach: &Attach, pid: u32, why: String) -> anyhow::Result<Attached> {
     let proc = Proc::new();
     let process = proc.target(pid)?;
     let target = format!("pid {pid} ({})", String::from_utf8_lossy(&process.comm));
+    let scope = Scope::Processes { pids: vec![pid], children: false };
     let settings = native::Settings {
-        scope: Scope::Processes { pids: vec![pid], children: false },
+        limits: Limits::of(&scope, attach.frequency),
+        scope,
         filter: Filter::default(),
         frequency: attach.frequency,
         user: true,

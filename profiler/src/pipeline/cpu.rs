@@ -18,7 +18,7 @@ use crate::{
     model::profile::Profile,
     plan::{CpuPlan, Target, native},
     source::{
-        native::{Filter, Report, Scope, Settings},
+        native::{Filter, Report, Scope, Settings, limits::Limits},
         session::Session,
     },
     symbolize::{self, symbolize},
@@ -184,6 +184,7 @@ fn record(
     session: &Arc<Session>,
 ) -> anyhow::Result<Steered<Report>> {
     let Prepared { scope, filter, target, command } = prepared;
+    let limits = Limits::of(&scope, plan.frequency).lowered(&plan.limits);
     let settings = Settings {
         scope,
         filter,
@@ -192,6 +193,7 @@ fn record(
         kernel: plan.view.side != Side::User,
         measure: plan.stats.is_some(),
         labels: plan.labels,
+        limits,
         prepare: command.is_none(),
         title: plan.title.clone(),
         target,

@@ -14,7 +14,7 @@ use crate::{
     cli::{Cli, Command},
     export::output::{Output, OutputError},
     model::secret::Secret,
-    source::http::AddressError,
+    source::{http::AddressError, native::limits::Bound},
 };
 pub use attach::Attach;
 pub use collect::{CollectPlan, Collector, Common};
@@ -119,6 +119,12 @@ pub enum PlanError {
         /// What the kernel allows.
         limit: u64,
     },
+    /// A bound that there is not, or no number.
+    #[error(
+        "--limit: {0:?} is not a bound and its number, as in `rows=1000`; the bounds are {names}",
+        names = Bound::ALL.map(Bound::name).join(", ")
+    )]
+    Limit(String),
     /// A process where a service is meant.
     #[error("{0} asks a service by its --url and records no --pid; `cpu --pid` does")]
     NoPid(&'static str),

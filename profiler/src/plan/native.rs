@@ -9,7 +9,7 @@ use crate::{
     cli,
     export::output::Output,
     fold::{Side, View},
-    source::native::Labels,
+    source::native::{Labels, limits::Bound},
 };
 
 /// What is recorded.
@@ -70,6 +70,8 @@ pub struct CpuPlan {
     pub labels: Labels,
     /// What is shown.
     pub view: View,
+    /// Bounds that are lower than usual.
+    pub limits: Vec<(Bound, usize)>,
     /// Where figures about the recording go.
     pub stats: Option<PathBuf>,
 }
@@ -79,11 +81,12 @@ pub struct CpuPlan {
 /// # Errors
 /// The first contradiction or unusable value.
 pub fn cpu(cpu: cli::Cpu, host: &Host) -> Result<CpuPlan, PlanError> {
-    let cli::Cpu { targets, frequency: hertz, engine, show, written, stats } = cpu;
+    let cli::Cpu { targets, frequency: hertz, engine, show, written, limit, stats } = cpu;
     let view = view(&show)?;
     let frequency = frequency(&hertz, host)?;
     let given = targets.duration.as_deref().map(duration).transpose()?;
     let outputs = outputs(&written.output)?;
+    let limits = limit.iter().map(|text| bound(text)).collect::<Result<_, _>>()?;
     let (target, filter) = whom(targets)?;
     let until_end = matches!(target, Target::Command { .. });
     Ok(CpuPlan {
@@ -96,8 +99,18 @@ pub fn cpu(cpu: cli::Cpu, host: &Host) -> Result<CpuPlan, PlanError> {
         title: written.title.unwrap_or_else(|| "CPU time".to_owned()),
         labels: Labels { threads: show.threads, pids: show.pids, cpus: show.per_cpu },
         view,
+        limits,
         stats,
     })
+}
+
+/// A bound and its value: `rows=1000`.
+fn bound(text: &str) -> Result<(Bound, usize), PlanError> {
+    let bound = text.split_once('=').and_then(|(name, value)| {
+        let digits = value.bytes().all(|byte| byte.is_ascii_digit());
+        Some((Bound::named(name)?, value.parse().ok().filter(|_| digits)?))
+    });
+    bound.ok_or_else(|| PlanError::Limit(text.to_owned()))
 }
 
 fn view(show: &cli::Show) -> Result<View, PlanError> {
@@ -313,6 +326,18 @@ mod tests {
         assert_eq!(cpu("").unwrap().labels, Labels::default());
         let labels = Labels { threads: true, pids: true, cpus: true };
         assert_eq!(cpu("--threads --pids --per-cpu").unwrap().labels, labels);
+    }
+
+    #[test]
+    fn bounds_have_names_and_numbers() {
+        assert_eq!(cpu("").unwrap().limits, []);
+        let limits = cpu("--limit rows=1000,stacks=0 --limit ring-bytes=4096").unwrap().limits;
+        assert_eq!(limits, [(Bound::Rows, 1000), (Bound::Stacks, 0), (Bound::Ring, 4096)]);
+        for wrong in ["rows", "rows=", "rows=x", "rows=-1", "rows=+1", "row=1", "=1"] {
+            let error = cpu(&format!("--limit {wrong}")).unwrap_err();
+            assert!(error.contains("is not a bound and its number"), "{wrong}: {error}");
+            assert!(error.contains("sideband-bytes, targets"), "{wrong}: {error}");
+        }
     }
 
     #[test]

@@ -16,29 +16,6 @@ use crate::{
     },
 };
 
-const TRUNCATIONS: [Truncation; 10] = [
-    Truncation::UnknownMapping,
-    Truncation::RowsPending,
-    Truncation::UnreadableStack,
-    Truncation::StackNotAdvancing,
-    Truncation::NoFramePointer,
-    Truncation::UnsupportedRule,
-    Truncation::TooDeep,
-    Truncation::BadTables,
-    Truncation::Compat,
-    Truncation::CopyEnded,
-];
-
-const LOSSES: [Loss; 7] = [
-    Loss::RingFull,
-    Loss::NoScratch,
-    Loss::TargetsFull,
-    Loss::SidebandLost,
-    Loss::Throttled,
-    Loss::TablesFull,
-    Loss::Malformed,
-];
-
 /// A profile that was read, and what is to be said about it.
 #[derive(Debug)]
 pub struct Source {
@@ -105,10 +82,10 @@ fn cause(frame: &Frame) -> Option<Marker> {
     }
     let text = frame.name.strip_suffix(']')?;
     if let Some(name) = text.strip_prefix("[truncated: ") {
-        return Some(Marker::Truncated(TRUNCATIONS.into_iter().find(|c| c.name() == name)));
+        return Some(Marker::Truncated(Truncation::ALL.into_iter().find(|c| c.name() == name)));
     }
     let name = text.strip_prefix("[lost: ")?;
-    Some(Marker::Lost(LOSSES.into_iter().find(|c| c.name() == name)))
+    Some(Marker::Lost(Loss::ALL.into_iter().find(|c| c.name() == name)))
 }
 
 #[cfg(test)]

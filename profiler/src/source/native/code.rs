@@ -4,7 +4,7 @@ use std::os::unix::fs::FileExt as _;
 
 use super::{
     modules::Modules,
-    processes::{Region, Regions, region_at},
+    regions::{Region, Regions, region_at},
 };
 use crate::{model::profile::ModuleKind, target::process::Proc};
 

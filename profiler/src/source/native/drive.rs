@@ -63,6 +63,8 @@ pub trait Engine {
     fn drain(&mut self) -> Drained;
     /// Samples lost so far.
     fn lost(&self) -> u64;
+    /// Processes that were followed as others' children have ended.
+    fn forget(&mut self, pids: Vec<u32>);
     /// Stops sampling; what was sampled can still be drained.
     fn detach(&mut self);
     /// Counts what was lost, with the recorder; gives how many samples were taken in all, lost
@@ -98,10 +100,11 @@ impl<S: Storage> Followed<S> {
         let compiled = Arc::new(Wake::new()?);
         let compiler = Compiler::start(Arc::clone(&compiled))?;
         let recorder = Recorder::new(
-            Tables::new(storage),
-            Modules::new(compiler),
+            Tables::new(storage, &settings.limits),
+            Modules::new(compiler, &settings.limits),
             Processes::new(interest(&settings.scope)),
             settings.labels,
+            &settings.limits,
         );
         let mut followed = Self { recorder, compiled };
         followed.add_running(&settings.scope);
@@ -172,7 +175,7 @@ impl<E: Engine> Running<E> {
             self.followed.compiled.clear();
             self.round(now());
             let recorder = &self.followed.recorder;
-            let lost = recorder.losses().lost_total() + self.engine.lost();
+            let lost = recorder.losses().lost_samples() + self.engine.lost();
             session.report(recorder.figures().samples, lost);
             if recorder.processes().all_ended() {
                 break;
@@ -207,6 +210,7 @@ impl<E: Engine> Running<E> {
         let recorder = &mut self.followed.recorder;
         recorder.lose(Loss::SidebandLost, unreadable);
         recorder.round(samples, records, now);
+        self.engine.forget(recorder.take_ended());
     }
 
     /// The end: what still waits for rows gets some time.

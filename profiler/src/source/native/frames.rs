@@ -1,13 +1,30 @@
 //! Frames and ends of walks, as they become frames of a recording.
 
-use profiler_ebpf::wire::{FRAME_ADDRESS, FRAME_EXACT, Outcome};
+use std::sync::Arc;
+
+use profiler_ebpf::wire::{FRAME_ADDRESS, FRAME_EXACT, Outcome, SampleHeader};
 
 use super::{
+    Labels,
     modules::Modules,
-    processes::{Regions, region_at},
+    regions::{Regions, region_at},
     samples::Sample,
 };
 use crate::model::{address::CodeAddress, frame::RawFrame, loss::Truncation, profile::ModuleKind};
+
+impl Labels {
+    /// The first frame: the name of the process, with what is asked for behind it.
+    #[must_use]
+    pub fn process(self, comm: &Arc<str>, sample: &Sample) -> Arc<str> {
+        let SampleHeader { pid, cpu, .. } = sample.header;
+        match (self.pids, self.cpus) {
+            (false, false) => comm.clone(),
+            (true, false) => format!("{comm} (pid {pid})").into(),
+            (false, true) => format!("{comm} (cpu {cpu})").into(),
+            (true, true) => format!("{comm} (pid {pid}, cpu {cpu})").into(),
+        }
+    }
+}
 
 /// The frames without the one that a walk went astray to: a return address in no mapping.
 #[must_use]
@@ -79,6 +96,7 @@ pub fn truncation(outcome: Outcome) -> Option<Truncation> {
         Outcome::BadTables | Outcome::Walking => Truncation::BadTables,
         Outcome::Compat => Truncation::Compat,
         Outcome::CopyEnded => Truncation::CopyEnded,
+        Outcome::NoRoom => Truncation::TablesFull,
     })
 }
 

@@ -68,11 +68,11 @@ mod tests {
     };
 
     use super::*;
-    use crate::source::native::perf_event::tables::VecTables;
+    use crate::source::native::{Scope, limits::Limits, perf_event::tables::VecTables};
 
     #[test]
     fn registers_that_an_epilogue_popped_are_not_read_from_below_the_copy() {
-        let mut storage = VecTables::default();
+        let mut storage = VecTables::new(&Limits::of(&Scope::Host, 99));
         storage.rules()[1] = Rule {
             cfa: cfa::SP,
             cfa_offset: 8,
@@ -108,7 +108,7 @@ mod tests {
     /// The registers after a step out of code without rows at this offset of a page, with the
     /// stack pointer at 0x2000 and the frame pointer at 0x2020.
     fn stepped(at: u64, code: &[u8]) -> Option<[u64; 3]> {
-        let storage = VecTables::default();
+        let storage = VecTables::new(&Limits::of(&Scope::Host, 99));
         let kind = mapping_kind::NO_ROWS;
         let mappings = [Mapping { start: 0x10000, end: 0x12000, first_page: 0, kind }];
         let ip = 0x10000 + at;

@@ -6,6 +6,7 @@
 //! * [`sideband`] and [`processes`] follow processes and their mappings by perf side-band records.
 //! * [`modules`] keeps the mapped files, which [`open`] opens and [`compile`] makes rows of.
 //! * [`tables`] holds the walker's tables, in memory that the kernel side shares.
+//! * [`limits`] has the bound of each of these.
 //! * [`recorder`] brings [`samples`] and process records into the order of time, finishes the walks
 //!   that the kernel handed up, for which it looks at [`code`], and interns stacks of [`frames`].
 
@@ -16,11 +17,14 @@ pub mod ebpf;
 pub mod extents;
 pub mod frames;
 pub mod host_env;
+pub mod installed;
+pub mod limits;
 pub mod modules;
 pub mod open;
 pub mod perf_event;
 pub mod processes;
 pub mod recorder;
+pub mod regions;
 pub mod ring;
 pub mod samples;
 pub mod sideband;
@@ -33,6 +37,7 @@ use rustix::{
 };
 use serde::Serialize;
 
+use self::limits::Limits;
 use crate::target::{cgroup::Cgroup, process::Proc};
 
 /// Priority (`nice`) of the threads that record: buffers must not run full, and samples not wait,
@@ -115,6 +120,8 @@ pub struct Settings {
     pub measure: bool,
     /// What the first frames tell apart.
     pub labels: Labels,
+    /// How much memory everything may take.
+    pub limits: Limits,
     /// Compile what the targets have mapped before sampling begins, so that no stack has to wait
     /// for rows. Of no use for a command that has yet to begin.
     pub prepare: bool,

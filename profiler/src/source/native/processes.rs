@@ -2,32 +2,17 @@
 
 use std::sync::Arc;
 
-use profiler_ebpf::wire::{Mapping, ProcessMappings, mapping_kind};
+use profiler_ebpf::wire::ProcessMappings;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
-    modules::{Modules, Rows},
+    modules::Modules,
     open::Place,
+    regions::{Region, Regions, insert, wire_mappings},
     sideband::{Event, Identity, Record},
-    tables::{Storage, Tables},
+    tables::{Storage, TableFull, Tables},
 };
-use crate::model::frame::ModuleId;
-
-/// An executable mapping.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Region {
-    /// First address.
-    pub start: u64,
-    /// Address after the last.
-    pub end: u64,
-    /// File offset of `start`.
-    pub offset: u64,
-    /// What is mapped.
-    pub module: ModuleId,
-}
-
-/// Regions sorted by address, none overlapping.
-pub type Regions = Arc<Vec<Region>>;
+use crate::model::{frame::ModuleId, loss::Losses};
 
 /// A process.
 #[derive(Clone, Debug)]
@@ -41,6 +26,8 @@ pub struct Process {
     wanted: bool,
     /// Where the kernel side finds them.
     published: Option<ProcessMappings>,
+    /// Which table had no room for it.
+    refused: Option<TableFull>,
 }
 
 impl Process {
@@ -51,6 +38,7 @@ impl Process {
             threads: FxHashSet::default(),
             wanted: false,
             published: None,
+            refused: None,
         }
     }
 }
@@ -106,6 +94,12 @@ pub struct Processes {
     processes: FxHashMap<u32, Process>,
     /// Processes of which the kernel side is to know, and does not or not all.
     dirty: FxHashSet<u32>,
+    /// Processes that did not fit into the tables.
+    refused: FxHashSet<u32>,
+    /// Tables have more room than when these did not fit.
+    freed: bool,
+    /// Processes that have ended since somebody asked.
+    ended: Vec<u32>,
     /// Processes ever seen.
     seen: u64,
     /// Mappings ever seen.
@@ -120,6 +114,9 @@ impl Processes {
             interest,
             processes: FxHashMap::default(),
             dirty: FxHashSet::default(),
+            refused: FxHashSet::default(),
+            freed: false,
+            ended: Vec::new(),
             seen: 0,
             mappings_seen: 0,
         }
@@ -215,6 +212,7 @@ impl Processes {
             child.threads.clear();
             child.wanted = false;
             child.published = None;
+            child.refused = None;
             for region in child.regions.iter() {
                 modules.hold(region.module);
             }
@@ -269,9 +267,20 @@ impl Processes {
         }
         if let Some(published) = process.published {
             tables.unpublish(pid, published);
+            self.freed = true;
         }
         self.processes.remove(&pid);
         self.dirty.remove(&pid);
+        self.refused.remove(&pid);
+        if let Interest::Only { pids, children: true } = &mut self.interest {
+            pids.remove(&pid);
+            self.ended.push(pid);
+        }
+    }
+
+    /// The processes, followed as what others created, that have ended since the last call.
+    pub fn take_ended(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.ended)
     }
 
     fn map(&mut self, pid: u32, new: &NewMapping, modules: &mut Modules) {
@@ -316,11 +325,18 @@ impl Processes {
         }
     }
 
-    /// Tells the kernel side of every change. Gives how many processes did not fit.
-    pub fn publish<S: Storage>(&mut self, modules: &Modules, tables: &mut Tables<S>) -> u64 {
-        let mut refused = 0;
+    /// Tells the kernel side of every change, and counts each process that does not fit, once.
+    pub fn publish<S: Storage>(
+        &mut self,
+        modules: &Modules,
+        tables: &mut Tables<S>,
+        losses: &mut Losses,
+    ) {
         if !tables.storage().publishes() {
             self.dirty.clear();
+        }
+        if std::mem::take(&mut self.freed) {
+            self.dirty.extend(self.refused.drain());
         }
         for pid in std::mem::take(&mut self.dirty) {
             let Some(process) = self.processes.get_mut(&pid) else {
@@ -331,66 +347,21 @@ impl Processes {
             }
             let mappings = wire_mappings(&process.regions, modules);
             match tables.publish(pid, process.published, &mappings) {
-                Ok(published) => process.published = Some(published),
-                Err(_) => refused += 1,
-            }
-        }
-        refused
-    }
-}
-
-/// Puts a region in, over whatever lay there before.
-fn insert(regions: &mut Vec<Region>, region: Region, modules: &mut Modules) {
-    let Region { start, end, .. } = region;
-    let first = regions.partition_point(|other| other.end <= start);
-    let last = regions.partition_point(|other| other.start < end);
-    let mut kept = Vec::with_capacity(3);
-    for old in regions.get(first..last.max(first)).unwrap_or_default() {
-        if old.start < start {
-            modules.hold(old.module);
-            kept.push(Region { end: start, ..*old });
-        }
-        if old.end > end {
-            modules.hold(old.module);
-            kept.push(Region { start: end, offset: old.offset + (end - old.start), ..*old });
-        }
-        modules.release(old.module);
-    }
-    kept.push(region);
-    kept.sort_by_key(|region| region.start);
-    regions.splice(first..last.max(first), kept);
-}
-
-/// The region at an address.
-#[must_use]
-pub fn region_at(regions: &[Region], address: u64) -> Option<&Region> {
-    let at = regions.partition_point(|region| region.end <= address);
-    regions.get(at).filter(|region| region.start <= address)
-}
-
-/// Regions as the walker searches them.
-#[must_use]
-pub fn wire_mappings(regions: &[Region], modules: &Modules) -> Vec<Mapping> {
-    let mut mappings = Vec::with_capacity(regions.len());
-    for region in regions {
-        let Region { start, end, offset, module } = *region;
-        let plain = |kind| Mapping { start, end, first_page: 0, kind };
-        match modules.rows(module) {
-            Rows::Idle | Rows::Compiling => mappings.push(plain(mapping_kind::PENDING)),
-            Rows::None => mappings.push(plain(mapping_kind::NO_ROWS)),
-            Rows::Installed(file) => {
-                let pieces = file.pieces(offset, end - start);
-                mappings.extend(pieces.map(|piece| Mapping {
-                    start: start + piece.start,
-                    end: start + piece.end,
-                    first_page: piece.first_page.unwrap_or_default(),
-                    kind: match piece.first_page {
-                        Some(_) => mapping_kind::ROWS,
-                        None => mapping_kind::NO_ROWS,
-                    },
-                }));
+                Ok(published) => {
+                    process.published = Some(published);
+                    self.refused.remove(&pid);
+                }
+                Err(full) => {
+                    // Of what is out of date the kernel side must know nothing.
+                    if let Some(published) = process.published.take() {
+                        tables.unpublish(pid, published);
+                    }
+                    if process.refused.replace(full).is_none() {
+                        losses.lose(full.loss(), 1);
+                    }
+                    self.refused.insert(pid);
+                }
             }
         }
     }
-    mappings
 }

@@ -7,8 +7,10 @@ use super::{
     Labels,
     code::Code,
     frames::{Timer, code_address, is_in_exec, true_frames, truncation, user_frame},
+    limits::{Bound, Limits},
     modules::Modules,
-    processes::{NewMapping, Processes, Regions, region_at, wire_mappings},
+    processes::{NewMapping, Processes},
+    regions::{Regions, region_at, wire_mappings},
     samples::{Beyond, Sample},
     sideband::{Event, Record},
     tables::{Storage, Tables},
@@ -18,17 +20,15 @@ use crate::model::{
     frame::{ModuleId, RawFrame},
     loss::{Loss, Losses, Truncation},
     profile::Module,
-    stacks::Stacks,
+    stacks::{StackId, Stacks},
 };
 use profiler_ebpf::{
     walk::Walk,
-    wire::{FRAME_BY_POINTER, MAX_USER_FRAMES, Outcome, ProcessMappings, SampleHeader},
+    wire::{FRAME_BY_POINTER, MAX_USER_FRAMES, Outcome, ProcessMappings},
 };
 
 /// Records younger than this may still be on their way into another CPU's buffer.
 const REORDER_NANOSECONDS: u64 = 2_000_000;
-/// Bytes of samples that may wait for unwind rows.
-const MAX_WAITING: usize = 48 << 20;
 
 /// What a recorder found, beside the stacks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,13 +68,21 @@ pub struct Recorder<S> {
     samples: Vec<Sample>,
     waiting: Vec<Waiting>,
     waiting_bytes: usize,
+    max_waiting: usize,
+    max_nodes: usize,
     timer: Timer,
 }
 
 impl<S: Storage> Recorder<S> {
     /// Nothing recorded yet.
     #[must_use]
-    pub fn new(tables: Tables<S>, modules: Modules, processes: Processes, labels: Labels) -> Self {
+    pub fn new(
+        tables: Tables<S>,
+        modules: Modules,
+        processes: Processes,
+        labels: Labels,
+        limits: &Limits,
+    ) -> Self {
         Self {
             tables,
             modules,
@@ -87,6 +95,8 @@ impl<S: Storage> Recorder<S> {
             samples: Vec::new(),
             waiting: Vec::new(),
             waiting_bytes: 0,
+            max_waiting: limits.get(Bound::Waiting),
+            max_nodes: limits.get(Bound::Stacks),
             timer: Timer::default(),
         }
     }
@@ -110,6 +120,11 @@ impl<S: Storage> Recorder<S> {
     /// The processes.
     pub fn processes(&self) -> &Processes {
         &self.processes
+    }
+
+    /// The processes that were followed as others' children and have ended since the last call.
+    pub fn take_ended(&mut self) -> Vec<u32> {
+        self.processes.take_ended()
     }
 
     /// What was found so far.
@@ -162,17 +177,20 @@ impl<S: Storage> Recorder<S> {
     /// (`CLOCK_MONOTONIC`, nanoseconds; `u64::MAX`: nothing more will come), and brings the
     /// kernel side's view up to date.
     pub fn round(&mut self, samples: Vec<Sample>, records: Vec<Record>, now: u64) {
-        let installed = self.modules.install(&mut self.tables);
-        self.losses.lose(Loss::TablesFull, installed.refused);
-        if !installed.changed.is_empty() {
-            self.processes.touch(&installed.changed);
+        let changed = self.modules.install(&mut self.tables);
+        if !changed.is_empty() {
+            self.processes.touch(&changed);
         }
         self.take_in(samples, records, now);
-        if !installed.changed.is_empty() {
+        if !changed.is_empty() {
             self.resume();
         }
-        let refused = self.processes.publish(&self.modules, &mut self.tables);
-        self.losses.lose(Loss::TablesFull, refused);
+        let waiting = &self.waiting;
+        self.modules.forget_unused(&mut self.tables, || {
+            let regions = waiting.iter().flat_map(|waiting| waiting.regions.iter());
+            regions.map(|region| region.module).collect()
+        });
+        self.processes.publish(&self.modules, &mut self.tables, &mut self.losses);
         self.tables.settle();
     }
 
@@ -222,13 +240,16 @@ impl<S: Storage> Recorder<S> {
         match Outcome::from_number(sample.header.outcome) {
             Some(Outcome::RowsPending) if is_in_exec(&sample, &regions) => {
                 let sample = Sample { user: Vec::new(), ..sample };
-                self.intern(&sample, &comm, &regions, Some(Outcome::NoUserStack));
+                self.intern(&sample, &comm, &regions, None);
             }
             Some(Outcome::UnknownMapping | Outcome::RowsPending) => {
                 self.processes.want(pid);
                 self.walk_on(sample, comm, regions);
             }
-            outcome => self.intern(&sample, &comm, &regions, outcome),
+            outcome => {
+                let cause = outcome.map_or(Some(Truncation::BadTables), truncation);
+                self.intern(&sample, &comm, &regions, cause);
+            }
         }
     }
 
@@ -265,7 +286,7 @@ impl<S: Storage> Recorder<S> {
             return;
         }
         self.figures.finished_here += 1;
-        self.intern(&sample, &comm, &regions, Some(outcome));
+        self.intern(&sample, &comm, &regions, truncation(outcome));
     }
 
     fn pending_module(&self, walk: &Walk, regions: &Regions) -> Option<ModuleId> {
@@ -275,9 +296,9 @@ impl<S: Storage> Recorder<S> {
 
     fn wait(&mut self, waiting: Waiting) {
         let size = waiting.sample.size();
-        if self.waiting_bytes + size > MAX_WAITING {
+        if self.waiting_bytes + size > self.max_waiting {
             let Waiting { sample, comm, regions, .. } = waiting;
-            self.intern(&sample, &comm, &regions, Some(Outcome::RowsPending));
+            self.intern(&sample, &comm, &regions, Some(Truncation::WaitingFull));
             return;
         }
         self.waiting_bytes += size;
@@ -296,49 +317,73 @@ impl<S: Storage> Recorder<S> {
         }
     }
 
-    /// Interns a finished stack.
+    /// Interns a finished stack; None: it is complete.
     fn intern(
         &mut self,
         sample: &Sample,
         comm: &Arc<str>,
         regions: &Regions,
-        outcome: Option<Outcome>,
+        cause: Option<Truncation>,
     ) {
-        let cause = outcome.map_or(Some(Truncation::BadTables), truncation);
         let user = true_frames(&sample.user, cause, regions);
-        let stacks = &mut self.stacks;
+        let Some(stack) = self.place(sample, comm, regions, user, cause) else {
+            self.lose_samples(Loss::StacksFull, 1);
+            return;
+        };
+        self.stacks.add(stack, 0, 1);
+        match cause {
+            Some(cause) => self.losses.truncate(cause),
+            None => self.figures.complete += 1,
+        }
+        let by_pointer = user.iter().filter(|word| **word & FRAME_BY_POINTER != 0).count();
+        self.figures.by_frame_pointer += by_pointer as u64;
+        self.figures.frames += (user.len() + sample.kernel.len()) as u64;
+    }
+
+    /// The stack in the tree; None: it is new, and there are too many already.
+    fn place(
+        &mut self,
+        sample: &Sample,
+        comm: &Arc<str>,
+        regions: &Regions,
+        user: &[u64],
+        cause: Option<Truncation>,
+    ) -> Option<StackId> {
+        let (stacks, most) = (&mut self.stacks, self.max_nodes);
+        let mut push = |stack, frame: RawFrame| stacks.push_within(stack, &frame, most);
         let process = RawFrame::Process(self.labels.process(comm, sample));
-        let mut stack = stacks.intern([&process]);
+        let mut stack = push(StackId::ROOT, process)?;
         if self.labels.threads {
-            stack = stacks.push(stack, &RawFrame::Thread(sample.comm().into()));
+            stack = push(stack, RawFrame::Thread(sample.comm().into()))?;
         }
         if let Some(cause) = cause {
-            self.losses.truncate(cause);
-            stack = stacks.push(stack, &RawFrame::Truncated(cause));
-        } else {
-            self.figures.complete += 1;
+            stack = push(stack, RawFrame::Truncated(cause))?;
         }
         for word in user.iter().rev() {
             let frame = user_frame(*word, regions, &self.modules);
             let frame = self.timer.time(frame, sample.header.time, &self.modules);
-            stack = stacks.push(stack, &frame);
-            self.figures.by_frame_pointer += u64::from(*word & FRAME_BY_POINTER != 0);
+            if let RawFrame::User { module, .. } | RawFrame::Made { module, .. } = frame {
+                self.modules.record(module);
+            }
+            stack = push(stack, frame)?;
         }
         for (depth, address) in sample.kernel.iter().enumerate().rev() {
             let address = match depth {
                 0 => CodeAddress::Exact(*address),
                 _ => CodeAddress::Return(*address),
             };
-            stack = stacks.push(stack, &RawFrame::Kernel(address));
+            stack = push(stack, RawFrame::Kernel(address))?;
         }
-        self.figures.frames += (user.len() + sample.kernel.len()) as u64;
-        stacks.add(stack, 0, 1);
+        Some(stack)
     }
 
     /// The end: samples that still wait are interned as far as they got.
     pub fn finish(mut self) -> Recorded {
         for Waiting { sample, comm, regions, .. } in std::mem::take(&mut self.waiting) {
-            self.intern(&sample, &comm, &regions, Some(Outcome::RowsPending));
+            self.intern(&sample, &comm, &regions, Some(Truncation::RowsPending));
+        }
+        for (cause, n) in self.modules.losses().lost {
+            self.losses.lose(cause, n);
         }
         Recorded {
             processes: self.processes.seen(),
@@ -348,19 +393,6 @@ impl<S: Storage> Recorder<S> {
             modules: self.modules.into_modules(),
             losses: self.losses,
             figures: self.figures,
-        }
-    }
-}
-
-impl Labels {
-    /// The first frame: the name of the process, with what is asked for behind it.
-    fn process(self, comm: &Arc<str>, sample: &Sample) -> Arc<str> {
-        let SampleHeader { pid, cpu, .. } = sample.header;
-        match (self.pids, self.cpus) {
-            (false, false) => comm.clone(),
-            (true, false) => format!("{comm} (pid {pid})").into(),
-            (false, true) => format!("{comm} (cpu {cpu})").into(),
-            (true, true) => format!("{comm} (pid {pid}, cpu {cpu})").into(),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::{io, os::fd::FromRawFd, os::fd::OwnedFd};
 
 use perf_event_open_sys::{self as sys, bindings};
 
-use super::ring::PerfRing;
+use super::{limits::PAGE, ring::PerfRing};
 
 /// A record about processes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,24 +74,22 @@ pub enum Identity {
     },
 }
 
-/// Pages of data in the buffer of each CPU.
-const RING_PAGES: usize = 64;
-
 /// The side-band of all CPUs.
 pub struct Sideband {
     rings: Vec<PerfRing>,
 }
 
 impl Sideband {
-    /// Opens one event on each of these CPUs and starts them.
+    /// Opens one event on each of these CPUs, with a buffer of so many bytes (pages, a power of
+    /// two), and starts them.
     ///
     /// # Errors
     ///
     /// What perf_event_open answers: EACCES or EPERM without CAP_PERFMON.
-    pub fn open(cpus: &[u32]) -> io::Result<Self> {
+    pub fn open(cpus: &[u32], bytes: usize) -> io::Result<Self> {
         let mut rings = Vec::with_capacity(cpus.len());
         for cpu in cpus {
-            rings.push(PerfRing::new(open_dummy(*cpu)?, RING_PAGES)?);
+            rings.push(PerfRing::new(open_dummy(*cpu, bytes)?, bytes / PAGE)?);
         }
         Ok(Self { rings })
     }
@@ -115,8 +113,8 @@ impl Sideband {
     }
 }
 
-fn open_dummy(cpu: u32) -> io::Result<OwnedFd> {
-    let mut attr = software(bindings::PERF_COUNT_SW_DUMMY, RING_PAGES * 4096);
+fn open_dummy(cpu: u32, bytes: usize) -> io::Result<OwnedFd> {
+    let mut attr = software(bindings::PERF_COUNT_SW_DUMMY, bytes);
     follow(&mut attr);
     open_event(&mut attr, -1, cpu)
 }

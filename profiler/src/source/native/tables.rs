@@ -9,16 +9,18 @@
 use std::sync::atomic::{Ordering, fence};
 
 use profiler_ebpf::wire::{
-    MAX_RULES, MAX_SEGMENTS, Mapping, PageRows, ProcessMappings, Row, Rule, SEGMENT_ROWS,
-    TEXT_PAGE, TEXT_PAGE_SHIFT,
+    MAX_PROCESS_MAPPINGS, MAX_SEGMENTS, Mapping, PageRows, ProcessMappings, Row, Rule,
+    SEGMENT_ROWS, TEXT_PAGE,
 };
 use rustc_hash::FxHashMap;
 
 use super::{
     extents::{Extent, FreeList},
     host_env::HostEnv,
+    installed::FileTables,
+    limits::{Bound, Limits},
 };
-use crate::unwind::{TextRange, UnwindRows};
+use crate::{model::loss::Loss, unwind::UnwindRows};
 
 /// Memory for the tables.
 pub trait Storage {
@@ -52,7 +54,7 @@ pub trait Storage {
     fn segment_ref(&self, number: usize) -> Option<&[Row]>;
 }
 
-/// Why rows could not be installed.
+/// Why rows could not be installed, or mappings published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TableFull {
     /// No row segment has room.
@@ -67,85 +69,22 @@ pub enum TableFull {
     /// No room in the mapping table, or too many mappings in one process.
     #[error("the mapping table is full")]
     Mappings,
+    /// No room in the table of processes.
+    #[error("the process table is full")]
+    Processes,
 }
 
-/// A part of a mapping, in bytes from its start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Piece {
-    /// Its first byte.
-    pub start: u64,
-    /// The byte after its last.
-    pub end: u64,
-    /// The page index entry of its first page; None: it has no rows.
-    pub first_page: Option<u32>,
-}
-
-/// Where the rows of one file are installed.
-#[derive(Clone, Debug, Default)]
-pub struct FileTables {
-    text: Vec<(TextRange, Extent)>,
-    rows: Vec<(u16, Extent)>,
-}
-
-impl FileTables {
-    /// Splits a mapping of `len` bytes from a file offset on into what has pages in the index and
-    /// what has not. Where two text ranges share a page of the file, the mapping belongs to the
-    /// one that it overlaps most.
-    pub fn pieces(&self, offset: u64, len: u64) -> impl Iterator<Item = Piece> + use<> {
-        let end = offset.saturating_add(len);
-        let mut overlaps: Vec<(u64, u64, u64, u32)> = Vec::new();
-        for (range, extent) in &self.text {
-            let first = range.offset & !(TEXT_PAGE - 1);
-            let last = first + u64::from(extent.len) * TEXT_PAGE;
-            if first.max(offset) < last.min(end) {
-                overlaps.push((first.max(offset), last.min(end), first, extent.start));
-            }
-        }
-        overlaps.sort_by_key(|(from, to, ..)| std::cmp::Reverse(to - from));
-        let mut pieces: Vec<Piece> = Vec::new();
-        for (from, to, first, page) in overlaps {
-            // What a larger overlap has taken is at one end of it.
-            let from = pieces
-                .iter()
-                .map(|p| p.end)
-                .filter(|end| *end > from && *end <= to)
-                .max()
-                .unwrap_or(from);
-            let to = pieces
-                .iter()
-                .map(|p| p.start)
-                .filter(|s| *s < to && *s >= from)
-                .min()
-                .unwrap_or(to);
-            if from < to && !pieces.iter().any(|p| p.start <= from && to <= p.end) {
-                let page = page + ((from - first) >> TEXT_PAGE_SHIFT) as u32;
-                pieces.push(Piece { start: from, end: to, first_page: Some(page) });
-            }
-        }
-        pieces.sort_by_key(|piece| piece.start);
-        let mut all = Vec::with_capacity(pieces.len() * 2 + 1);
-        let mut at = offset;
-        for piece in pieces {
-            if at < piece.start {
-                all.push(Piece { start: at, end: piece.start, first_page: None });
-            }
-            at = piece.end;
-            all.push(piece);
-        }
-        if at < end {
-            all.push(Piece { start: at, end, first_page: None });
-        }
-        all.into_iter().map(move |piece| Piece {
-            start: piece.start - offset,
-            end: piece.end - offset,
-            ..piece
-        })
-    }
-
-    /// How many rows are installed.
+impl TableFull {
+    /// What this is counted as.
     #[must_use]
-    pub fn rows(&self) -> u64 {
-        self.rows.iter().map(|(_, extent)| u64::from(extent.len)).sum()
+    pub fn loss(self) -> Loss {
+        match self {
+            Self::Rows => Loss::RowsFull,
+            Self::Rules => Loss::RulesFull,
+            Self::Pages => Loss::PagesFull,
+            Self::Mappings => Loss::MappingsFull,
+            Self::Processes => Loss::ProcessesFull,
+        }
     }
 }
 
@@ -153,24 +92,38 @@ impl FileTables {
 pub struct Tables<S> {
     storage: S,
     rule_numbers: FxHashMap<Rule, u16>,
+    /// How many files use a rule, by its number.
+    rule_users: Vec<u32>,
+    rules: FreeList,
     segments: Vec<FreeList>,
     pages: FreeList,
     mappings: FreeList,
+    rows: usize,
+    max_rows: usize,
     rows_ever: u64,
 }
 
 impl<S: Storage> Tables<S> {
     /// Empty tables.
-    pub fn new(mut storage: S) -> Self {
+    pub fn new(mut storage: S, limits: &Limits) -> Self {
         storage.rules()[0] = Rule::NONE;
-        let pages = FreeList::new(len32(storage.pages().len()));
-        let mappings = FreeList::new(len32(storage.mappings().len()));
+        let size = |bound, len: usize| limits.entries(bound).min(len32(len));
+        let mut rules = FreeList::new(size(Bound::Rules, storage.rules().len()));
+        let rule_users = vec![0; storage.rules().len()];
+        // The first is the rule of addresses without one, for ever.
+        rules.take(1);
+        let pages = FreeList::new(size(Bound::Pages, storage.pages().len()));
+        let mappings = FreeList::new(size(Bound::Mappings, storage.mappings().len()));
         Self {
             storage,
             rule_numbers: FxHashMap::from_iter([(Rule::NONE, 0)]),
+            rule_users,
+            rules,
             segments: Vec::new(),
             pages,
             mappings,
+            rows: 0,
+            max_rows: limits.get(Bound::Rows),
             rows_ever: 0,
         }
     }
@@ -212,11 +165,24 @@ impl<S: Storage> Tables<S> {
         }
         for (segment, extent) in &file.rows {
             self.segments[usize::from(*segment)].rest(*extent);
+            self.rows -= extent.len as usize;
+        }
+        for number in &file.rules {
+            self.release_rule(*number);
+        }
+    }
+
+    fn release_rule(&mut self, number: u16) {
+        let users = &mut self.rule_users[usize::from(number)];
+        *users -= 1;
+        if *users == 0 {
+            self.rule_numbers.remove(&self.storage.rules_ref()[usize::from(number)]);
+            self.rules.rest(Extent { start: u32::from(number), len: 1 });
         }
     }
 
     fn fill(&mut self, compiled: &UnwindRows, file: &mut FileTables) -> Result<(), TableFull> {
-        let rules = self.number_rules(&compiled.rules)?;
+        let rules = self.number_rules(&compiled.rules, file)?;
         for range in &compiled.text {
             let first = range.address & !(TEXT_PAGE - 1);
             let pages = (range.address + range.size).saturating_sub(first).div_ceil(TEXT_PAGE);
@@ -278,37 +244,57 @@ impl<S: Storage> Tables<S> {
     }
 
     fn take_rows(&mut self, len: u32) -> Result<(u16, Extent), TableFull> {
-        for (number, free) in self.segments.iter_mut().enumerate() {
-            if let Some(extent) = free.take(len) {
-                return Ok((number as u16, extent));
-            }
-        }
-        let number = self.segments.len();
-        if number == MAX_SEGMENTS || self.storage.add_segment(number).is_err() {
+        if self.rows + len as usize > self.max_rows {
             return Err(TableFull::Rows);
         }
-        let mut free = FreeList::new(len32(SEGMENT_ROWS));
-        let extent = free.take(len).ok_or(TableFull::Rows)?;
-        self.segments.push(free);
-        Ok((number as u16, extent))
+        let mut taken = None;
+        for (number, free) in self.segments.iter_mut().enumerate() {
+            taken = free.take(len).map(|extent| (number as u16, extent));
+            if taken.is_some() {
+                break;
+            }
+        }
+        let taken = taken.or_else(|| self.grow(len)).ok_or(TableFull::Rows)?;
+        self.rows += len as usize;
+        Ok(taken)
     }
 
-    fn number_rules(&mut self, rules: &[Rule]) -> Result<Vec<u16>, TableFull> {
-        // Nothing is taken when not all of them fit: rules are never given back.
-        let new = rules.iter().filter(|rule| !self.rule_numbers.contains_key(rule)).count();
-        if self.rule_numbers.len() + new > MAX_RULES.min(self.storage.rules().len()) {
-            return Err(TableFull::Rules);
+    /// Takes rows out of one more segment.
+    fn grow(&mut self, len: u32) -> Option<(u16, Extent)> {
+        let number = self.segments.len();
+        let most = MAX_SEGMENTS.min(self.max_rows.div_ceil(SEGMENT_ROWS));
+        if number >= most || self.storage.add_segment(number).is_err() {
+            return None;
         }
+        let mut free = FreeList::new(len32(SEGMENT_ROWS));
+        let extent = free.take(len);
+        self.segments.push(free);
+        Some((number as u16, extent?))
+    }
+
+    fn number_rules(
+        &mut self,
+        rules: &[Rule],
+        file: &mut FileTables,
+    ) -> Result<Vec<u16>, TableFull> {
         let mut numbers = Vec::with_capacity(rules.len());
         for rule in rules {
-            if let Some(number) = self.rule_numbers.get(rule) {
-                numbers.push(*number);
+            if *rule == Rule::NONE {
+                numbers.push(0);
                 continue;
             }
-            let number = self.rule_numbers.len();
-            self.storage.rules()[number] = *rule;
-            self.rule_numbers.insert(*rule, number as u16);
-            numbers.push(number as u16);
+            let number = match self.rule_numbers.get(rule) {
+                Some(number) => *number,
+                None => {
+                    let number = self.rules.take(1).ok_or(TableFull::Rules)?.start;
+                    self.storage.rules()[number as usize] = *rule;
+                    self.rule_numbers.insert(*rule, number as u16);
+                    number as u16
+                }
+            };
+            self.rule_users[usize::from(number)] += 1;
+            file.rules.push(number);
+            numbers.push(number);
         }
         Ok(numbers)
     }
@@ -318,14 +304,14 @@ impl<S: Storage> Tables<S> {
     ///
     /// # Errors
     ///
-    /// [`TableFull::Mappings`].
+    /// [`TableFull::Mappings`] or [`TableFull::Processes`]; what was published before stays.
     pub fn publish(
         &mut self,
         pid: u32,
         before: Option<ProcessMappings>,
         mappings: &[Mapping],
     ) -> Result<ProcessMappings, TableFull> {
-        if mappings.len() > profiler_ebpf::wire::MAX_PROCESS_MAPPINGS as usize {
+        if mappings.len() > MAX_PROCESS_MAPPINGS as usize {
             return Err(TableFull::Mappings);
         }
         let len = len32(mappings.len());
@@ -336,7 +322,7 @@ impl<S: Storage> Tables<S> {
         let entry = ProcessMappings { first: extent.start, len };
         if !self.storage.publish(pid, Some(entry)) {
             self.mappings.rest(extent);
-            return Err(TableFull::Mappings);
+            return Err(TableFull::Processes);
         }
         if let Some(before) = before {
             self.rest_mappings(before);
@@ -358,6 +344,7 @@ impl<S: Storage> Tables<S> {
     pub fn settle(&mut self) {
         self.pages.settle();
         self.mappings.settle();
+        self.rules.settle();
         for segment in &mut self.segments {
             segment.settle();
         }

@@ -18,10 +18,7 @@ use aya::{
     sys::{Stats, enable_stats},
 };
 use aya_log::EbpfLogger;
-use profiler_ebpf::{
-    glob::Globs,
-    wire::{Counter, TEXT_PAGE},
-};
+use profiler_ebpf::{glob::Globs, wire::Counter};
 
 use super::{
     btf::BtfError,
@@ -29,7 +26,7 @@ use super::{
     offsets::Offsets,
 };
 use crate::{
-    source::native::{Scope, Settings},
+    source::native::{Scope, Settings, limits::Bound},
     target::cgroup::Cgroup,
 };
 
@@ -94,12 +91,14 @@ fn brief(error: &(dyn std::error::Error + 'static)) -> String {
     text.lines().next().unwrap_or_default().to_owned()
 }
 
-/// Bytes of the sample ring buffer for chosen processes and for the whole host. At 99 Hz it holds
-/// seconds of samples, or some dozens with copies of their stacks.
-const PROCESS_RING: u32 = 2 << 20;
-const HOST_RING: u32 = 4 << 20;
-/// From this frequency on it is four times as large.
-const HIGH_FREQUENCY: u64 = 400;
+/// The maps that have as many entries as a bound says.
+const TABLES: [(&str, Bound); 5] = [
+    ("TARGETS", Bound::Targets),
+    ("PROCESSES", Bound::Processes),
+    ("MAPPINGS", Bound::Mappings),
+    ("RULES", Bound::Rules),
+    ("PAGES", Bound::Pages),
+];
 
 /// The loaded engine. Dropping it detaches and unloads everything.
 pub struct Engine {
@@ -142,12 +141,9 @@ impl Engine {
         let thread_targets = flag(matches!(settings.scope, Scope::Threads { .. }));
         let only_names = flag(filter.names.is_some());
         let (user, kernel) = (flag(settings.user), flag(settings.kernel));
-        let (text, ring) = match settings.scope {
-            Scope::Host => (HOST_TEXT, HOST_RING),
-            Scope::Processes { .. } | Scope::Threads { .. } => (PROCESS_TEXT, PROCESS_RING),
-        };
-        let ring = if settings.frequency < HIGH_FREQUENCY { ring } else { 4 * ring };
-        let (pages, wake) = (text / TEXT_PAGE, ring / 4);
+        let limits = &settings.limits;
+        let ring = limits.entries(Bound::Ring);
+        let wake = ring / 4;
         let mut loader = EbpfLoader::new();
         loader
             .override_global("ONLY_TARGETS", &only_targets, true)
@@ -158,8 +154,10 @@ impl Engine {
             .override_global("KERNEL_STACKS", &kernel, true)
             .override_global("WAKE_BYTES", &wake, true)
             .map_max_entries("SCRATCH", cpus)
-            .map_max_entries("SAMPLES", ring)
-            .map_max_entries("PAGES", pages as u32);
+            .map_max_entries("SAMPLES", ring);
+        for (map, bound) in TABLES {
+            loader.map_max_entries(map, limits.entries(bound));
+        }
         offsets.hand_over(&mut loader);
         let loaded = loader.load(OBJECT);
         let mut ebpf = loaded.map_err(|error| LoadError::Object(brief(&error)))?;
@@ -188,13 +186,15 @@ impl Engine {
         Ok((Self { ebpf, samples, counts, targets, logger, map_fds, stats, links, event }, tables))
     }
 
-    /// Makes a process, or a thread, a target.
-    ///
-    /// # Errors
-    ///
-    /// What the kernel answers: the table is full.
-    pub fn add_target(&mut self, id: u32, children: bool) -> Result<(), LoadError> {
-        Ok(self.targets.insert(id, u32::from(children), 0)?)
+    /// Makes a process, or a thread, a target; whether the table had room for it.
+    pub fn add_target(&mut self, id: u32, children: bool) -> bool {
+        self.targets.insert(id, u32::from(children), 0).is_ok()
+    }
+
+    /// A process is no target any more.
+    pub fn remove_target(&mut self, id: u32) {
+        // It is not there when the table had no room for it.
+        let _ = self.targets.remove(&id);
     }
 
     /// Verifies the programs and starts sampling on these CPUs.
@@ -290,10 +290,6 @@ impl Engine {
         self.samples.as_fd()
     }
 }
-
-/// Bytes of text that the page index covers for the whole host, and for chosen processes.
-const HOST_TEXT: u64 = 2 << 30;
-const PROCESS_TEXT: u64 = 1 << 30;
 
 fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, LoadError> {
     ebpf.take_map(name).ok_or(LoadError::Missing(name))

@@ -11,11 +11,12 @@ use crate::{
     source::native::{
         Report, Scope, Settings,
         drive::{self, Drained, Followed, Running, prepare_thread},
+        limits::Bound,
         recorder::Recorder,
         samples::Sample,
         sideband::Sideband,
     },
-    target::capabilities::online_cpus,
+    target::{capabilities::online_cpus, process::Proc},
 };
 
 /// The engine with the side-band beside it.
@@ -23,6 +24,10 @@ pub struct EbpfEngine {
     engine: Engine,
     sideband: Sideband,
     malformed: u64,
+    /// Targets that had no room from the start.
+    refused: u64,
+    /// Targets that have ended.
+    ended: Vec<u32>,
 }
 
 /// Starts sampling. The side-band is opened before anything is read from `/proc`, so that no
@@ -36,20 +41,22 @@ pub fn start(settings: Settings) -> anyhow::Result<Running<EbpfEngine>> {
     let cpus = online_cpus();
     let possible = aya::util::nr_cpus().map_err(|(_, error)| error);
     let possible = possible.context("cannot tell how many CPUs are possible")?;
-    let sideband =
-        Sideband::open(&cpus).context("cannot follow processes by perf_event_open: run as root")?;
+    let sideband = Sideband::open(&cpus, settings.limits.get(Bound::Sideband))
+        .context("cannot follow processes by perf_event_open: run as root")?;
     let (mut engine, tables) = Engine::load(&settings, possible as u32)?;
     let (ids, children) = match &settings.scope {
         Scope::Host => (&[][..], false),
         Scope::Processes { pids, children } => (&pids[..], *children),
         Scope::Threads { tids, .. } => (&tids[..], false),
     };
-    for id in ids {
-        engine.add_target(*id, children)?;
-    }
+    let refused = ids.iter().filter(|id| !engine.add_target(**id, children)).count() as u64;
     let followed = Followed::start(tables, &settings)?;
     engine.attach(&settings, &cpus)?;
-    Ok(Running::new(EbpfEngine { engine, sideband, malformed: 0 }, followed, settings))
+    Ok(Running::new(
+        EbpfEngine { engine, sideband, malformed: 0, refused, ended: Vec::new() },
+        followed,
+        settings,
+    ))
 }
 
 impl EbpfEngine {
@@ -84,6 +91,20 @@ impl drive::Engine for EbpfEngine {
         self.count(Counter::RingFull) + self.count(Counter::NoScratch) + self.malformed
     }
 
+    fn forget(&mut self, mut pids: Vec<u32>) {
+        self.ended.append(&mut pids);
+        // What still waits for its parent keeps its id, and another process may have it by now.
+        let proc = Proc::new();
+        let Self { engine, ended, .. } = self;
+        ended.retain(|pid| {
+            let there = proc.comm(*pid).is_ok();
+            if !there {
+                engine.remove_target(*pid);
+            }
+            there
+        });
+    }
+
     fn detach(&mut self) {
         self.engine.detach();
     }
@@ -92,7 +113,7 @@ impl drive::Engine for EbpfEngine {
         recorder.lose_samples(Loss::RingFull, self.count(Counter::RingFull));
         recorder.lose_samples(Loss::NoScratch, self.count(Counter::NoScratch));
         recorder.lose_samples(Loss::Malformed, self.malformed);
-        recorder.lose(Loss::TargetsFull, self.count(Counter::TargetsFull));
+        recorder.lose(Loss::TargetsFull, self.refused + self.count(Counter::TargetsFull));
         let taken = self.count(Counter::Samples);
         let run = self.engine.run_stats();
         let per =

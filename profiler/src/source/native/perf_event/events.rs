@@ -9,9 +9,11 @@ use std::{
 };
 
 use perf_event_open_sys::{self as sys, bindings};
+use rustix::thread::{CpuSet, name as get_name, sched_getaffinity, sched_setaffinity, set_name};
 
 use super::sample::{Layout, REGISTERS};
 use crate::source::native::{
+    limits::PAGE,
     ring::PerfRing,
     sideband::{follow, open_event, software},
 };
@@ -69,19 +71,20 @@ pub struct Events {
 }
 
 impl Events {
-    /// Makes the buffers, as large as it is allowed. Nothing is sampled yet.
+    /// Makes the buffers, as large as it is allowed, and at most of `bytes` each (pages, a power of
+    /// two). Nothing is sampled yet.
     ///
     /// # Errors
     ///
     /// What the kernel answers: EPERM when not even the smallest may be locked in memory.
-    pub fn new(cpus: &[u32], sampling: Sampling) -> io::Result<Self> {
+    pub fn new(cpus: &[u32], sampling: Sampling, bytes: usize) -> io::Result<Self> {
         let mut refused = io::Error::from(io::ErrorKind::OutOfMemory);
         let last = SIZES.len() - 1;
         for (number, (pages, stack)) in SIZES.into_iter().enumerate() {
             if pages * cpus.len() > MAX_PAGES && number < last {
                 continue;
             }
-            match rings(cpus, pages) {
+            match rings(cpus, pages.min(bytes / PAGE)) {
                 Ok(rings) => {
                     let mut events =
                         Self { rings, events: Vec::new(), sampling, cycles: true, stack };
@@ -165,6 +168,26 @@ impl Events {
         self.events.clear();
     }
 
+    /// Has every buffer tell what it lost last: the kernel writes that down with the next record
+    /// that it has room for, and there is none any more. So our thread takes its name once more on
+    /// each CPU, which its events record there.
+    pub fn tell_losses(&self) {
+        let (Ok(name), Ok(before)) = (get_name(), sched_getaffinity(None)) else {
+            return;
+        };
+        for (cpu, _) in &self.rings {
+            let mut only = CpuSet::new();
+            if (*cpu as usize) < CpuSet::MAX_CPU {
+                only.set(*cpu as usize);
+            }
+            // Where we may not run, nothing of ours was lost, either.
+            if sched_setaffinity(None, &only).is_ok() {
+                let _ = set_name(&name);
+            }
+        }
+        let _ = sched_setaffinity(None, &before);
+    }
+
     /// The buffers, to poll.
     pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.rings.iter().map(|(_, ring)| ring.fd().as_fd())
@@ -182,6 +205,7 @@ fn rings(cpus: &[u32], pages: usize) -> io::Result<Vec<(u32, PerfRing)>> {
     let ring = |cpu: &u32| {
         let mut attr = software(bindings::PERF_COUNT_SW_DUMMY, pages * 4096);
         attr.set_exclude_kernel(1);
+        attr.set_comm(1);
         Ok((*cpu, PerfRing::new(open_event(&mut attr, 0, *cpu)?, pages)?))
     };
     cpus.iter().map(ring).collect()

@@ -21,6 +21,7 @@ use crate::{
     source::native::{
         Report, Scope, Settings,
         drive::{Drained, Engine, Followed, Running, now, prepare_thread},
+        limits::Bound,
         recorder::Recorder,
         sideband::{self, Event, Record, Sideband},
     },
@@ -70,7 +71,8 @@ pub fn start(settings: Settings, kernel: bool) -> anyhow::Result<Running<PerfEve
     }
     let layout = Layout { kernel: kernel && settings.kernel, user: settings.user, cgroup };
     let sampling = Sampling { frequency: settings.frequency, layout, kernel };
-    let events = Events::new(&cpus, sampling).context(
+    let limits = &settings.limits;
+    let events = Events::new(&cpus, sampling, limits.get(Bound::Copies)).context(
         "cannot make buffers for perf events: raise kernel.perf_event_mlock_kb or `ulimit -l`",
     )?;
     let mut engine = PerfEventEngine {
@@ -84,12 +86,20 @@ pub fn start(settings: Settings, kernel: bool) -> anyhow::Result<Running<PerfEve
     };
     match &settings.scope {
         Scope::Host => {
-            engine.sideband = Some(Sideband::open(&cpus).context("cannot follow processes")?);
+            engine.sideband = Some(
+                Sideband::open(&cpus, limits.get(Bound::Sideband))
+                    .context("cannot follow processes")?,
+            );
             engine.events.open(Whom::Host).context("cannot sample the whole host: run as root")?;
         }
         Scope::Processes { pids, children } => {
+            let mut attached = false;
             for pid in pids {
-                engine.attach(*pid, |tid| Whom::Thread { tid, children: *children })?;
+                attached |= engine.attach(*pid, |tid| Whom::Thread { tid, children: *children })?;
+            }
+            // One of many may well have ended meanwhile.
+            if !attached {
+                bail!("the target has ended");
             }
         }
         Scope::Threads { tids, pids } => {
@@ -107,18 +117,19 @@ pub fn start(settings: Settings, kernel: bool) -> anyhow::Result<Running<PerfEve
     if settings.labels.threads || settings.filter.names.is_some() {
         engine.names = Some(Names::read(&settings.scope));
     }
-    let followed = Followed::start(VecTables::default(), &settings)?;
+    let followed = Followed::start(VecTables::new(limits), &settings)?;
     Ok(Running::new(engine, followed, settings))
 }
 
 impl PerfEventEngine {
     /// Attaches to all threads of a process. Those that an attached thread has created inherit its
     /// events; they are told from others that began meanwhile by the records of their creation.
-    fn attach(&mut self, pid: u32, whom: impl Fn(u32) -> Whom) -> anyhow::Result<()> {
+    /// False: the process has ended.
+    fn attach(&mut self, pid: u32, whom: impl Fn(u32) -> Whom) -> anyhow::Result<bool> {
         let proc = Proc::new();
         let mut attached: FxHashMap<u32, u64> = FxHashMap::default();
         for _ in 0..ATTACH_ROUNDS {
-            let threads = proc.threads(pid)?;
+            let threads = proc.threads(pid).unwrap_or_default();
             let new: Vec<_> = threads.iter().filter(|tid| !attached.contains_key(tid)).collect();
             if new.is_empty() {
                 break;
@@ -141,10 +152,7 @@ impl PerfEventEngine {
             }
             self.early.extend(records);
         }
-        if attached.is_empty() {
-            bail!("process {pid} has ended");
-        }
-        Ok(())
+        Ok(!attached.is_empty())
     }
 
     /// Empties the buffers.
@@ -230,8 +238,12 @@ impl Engine for PerfEventEngine {
         self.counts.ring_full + self.counts.malformed
     }
 
+    // Events are inherited and end with their threads: no list is kept.
+    fn forget(&mut self, _pids: Vec<u32>) {}
+
     fn detach(&mut self) {
         self.events.close();
+        self.events.tell_losses();
     }
 
     fn finish(&self, recorder: &mut Recorder<VecTables>) -> (u64, Report) {

@@ -1,11 +1,11 @@
 //! The walker's tables in plain memory: nothing but walks on the host reads them.
 
-use profiler_ebpf::wire::{MAX_RULES, Mapping, PageRows, ProcessMappings, Row, Rule, SEGMENT_ROWS};
+use profiler_ebpf::wire::{Mapping, PageRows, ProcessMappings, Row, Rule, SEGMENT_ROWS};
 
-use crate::source::native::tables::Storage;
-
-/// Pages of text that can have rows: 2 GiB of text.
-const PAGES: usize = 1 << 19;
+use crate::source::native::{
+    limits::{Bound, Limits},
+    tables::Storage,
+};
 
 /// The tables.
 pub struct VecTables {
@@ -14,11 +14,13 @@ pub struct VecTables {
     segments: Vec<Vec<Row>>,
 }
 
-impl Default for VecTables {
-    fn default() -> Self {
+impl VecTables {
+    /// Empty tables of these sizes.
+    #[must_use]
+    pub fn new(limits: &Limits) -> Self {
         Self {
-            pages: vec![PageRows::default(); PAGES],
-            rules: vec![Rule::NONE; MAX_RULES],
+            pages: vec![PageRows::default(); limits.get(Bound::Pages)],
+            rules: vec![Rule::NONE; limits.get(Bound::Rules)],
             segments: Vec::new(),
         }
     }

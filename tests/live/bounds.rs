@@ -1,0 +1,194 @@
+//! Each bound made tiny: what does not fit is counted under its own name, and every sample that was
+//! taken is drawn, as a stack or as the frame of its loss.
+
+use std::{
+    process::Command,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
+
+use crate::{
+    require,
+    support::{Build, Recorded, Stacks, Stage, Target, record::Ended, root, tool},
+};
+
+/// A loss as the figures have it.
+fn lost(recorded: &Recorded, name: &str) -> u64 {
+    recorded.stats["lost"][name].as_u64().unwrap_or_default()
+}
+
+/// The weight of a loss in the picture.
+fn drawn(recorded: &Recorded, name: &str) -> u64 {
+    let frame = format!("[lost: {name}]");
+    recorded.stacks.0.iter().filter(|stack| stack.process == frame).map(|stack| stack.count).sum()
+}
+
+/// Records with a bound lowered, and checks that samples taken are samples drawn.
+fn bounded(stage: &Stage, bound: &str, args: &[&str]) -> Recorded {
+    let Ended { code, said, folded, stats } = stage.profiler(&[&["--limit", bound], args].concat());
+    assert_eq!(code, Some(0), "{bound}: {said}");
+    let stacks = Stacks::parse(&folded.unwrap());
+    let recorded = Recorded { stacks, stats: stats.unwrap(), said };
+    let Recorded { stacks, stats, said } = &recorded;
+    assert_eq!(stats["samples"], stacks.total(), "{bound}: not all is drawn: {said}");
+    for (name, count) in stats["lost"].as_object().unwrap() {
+        assert!(said.contains(&format!("  lost, {name}: ")), "{bound}: {name}: {said}");
+        let drawn = drawn(&recorded, name);
+        assert!(drawn == 0 || *count == drawn, "{bound}: {name} {count}, drawn {drawn}");
+    }
+    recorded
+}
+
+fn deep(stage: &Stage, frames: u32) -> Target {
+    let program = Build::new("gcc", "b-calls", "calls.c").flags("-O2 -fomit-frame-pointer").build();
+    stage.start(Command::new(program).args(["deep", &frames.to_string()]))
+}
+
+/// Records a busy process with a bound lowered.
+fn of_busy(bound: &str) -> Recorded {
+    of_deep(bound, 40)
+}
+
+fn of_deep(bound: &str, frames: u32) -> Recorded {
+    let stage = Stage::take();
+    let target = deep(&stage, frames);
+    let pid = target.pid().to_string();
+    bounded(&stage, bound, &["--pid", &pid, "-F", "999", "-d", "1"])
+}
+
+#[test]
+fn samples_that_the_ring_buffer_has_no_room_for() {
+    require!(root(), tool("gcc"));
+    // A stack of 600 frames takes more than the whole buffer.
+    let recorded = of_deep("ring-bytes=4096", 600);
+    let count = lost(&recorded, "ring buffer full");
+    assert!(count > 100, "{}", recorded.said);
+    assert_eq!(drawn(&recorded, "ring buffer full"), count);
+}
+
+#[test]
+fn samples_that_the_buffers_of_perf_events_have_no_room_for() {
+    require!(root(), tool("gcc"));
+    let stage = Stage::take();
+    let target = deep(&stage, 40);
+    let pid = target.pid().to_string();
+    let args = ["--engine", "perf-event", "--pid", &pid, "-F", "999", "-d", "1"];
+    let recorded = bounded(&stage, "copy-ring-bytes=32768", &args);
+    let count = lost(&recorded, "ring buffer full");
+    assert!(count > 100, "{}", recorded.said);
+    assert_eq!(drawn(&recorded, "ring buffer full"), count);
+}
+
+#[test]
+fn stacks_beyond_the_limit() {
+    require!(root(), tool("gcc"));
+    let recorded = of_busy("stacks=20");
+    let count = lost(&recorded, "too many distinct stacks");
+    assert!(count > 100, "{}", recorded.said);
+    assert_eq!(drawn(&recorded, "too many distinct stacks"), count);
+}
+
+#[test]
+fn rows_rules_and_pages_without_room() {
+    require!(root(), tool("gcc"));
+    for (bound, name) in [
+        ("rows=10", "unwind row table full"),
+        ("rules=3", "unwind rule table full"),
+        ("text-pages=1", "page index full"),
+    ] {
+        let recorded = of_busy(bound);
+        assert!(lost(&recorded, name) >= 1, "{bound}: {}", recorded.said);
+        let cause = "no room for unwind tables";
+        let cut = recorded
+            .stacks
+            .filter(|stack| stack.truncated() == Some(&format!("[truncated: {cause}]")));
+        assert!(cut.total() > 100, "{bound}: {}", recorded.said);
+        assert_eq!(recorded.stats["truncated"][cause], cut.total());
+    }
+}
+
+#[test]
+fn processes_and_mappings_that_the_kernel_side_has_no_room_for() {
+    require!(root(), tool("gcc"));
+    let recorded = of_busy("mappings=2");
+    assert_eq!(lost(&recorded, "mapping table full"), 1, "{}", recorded.said);
+    // Their walks are finished here.
+    recorded.stacks.complete().rooted(&["_start"]);
+    let stage = Stage::take();
+    let targets = [deep(&stage, 40), deep(&stage, 40)];
+    let pids = targets.each_ref().map(|target| target.pid().to_string()).join(",");
+    let recorded = bounded(&stage, "processes=1", &["--pid", &pids, "-F", "999", "-d", "1"]);
+    assert_eq!(lost(&recorded, "process table full"), 1, "{}", recorded.said);
+    recorded.stacks.complete().rooted(&["_start"]);
+}
+
+#[test]
+fn samples_that_cannot_wait() {
+    require!(root(), tool("gcc"));
+    let program = Build::new("gcc", "b-short", "changing.c").flags("-O2").build();
+    let stage = Stage::take();
+    // A command's first samples come before its rows.
+    let command = program.to_str().unwrap();
+    let args = ["-F", "4999", "--", command, "work", "300"];
+    let recorded = bounded(&stage, "waiting-bytes=0", &args);
+    let cause = "no room to wait for unwind tables";
+    let cut =
+        recorded.stacks.filter(|stack| stack.truncated() == Some(&format!("[truncated: {cause}]")));
+    assert!(cut.total() > 0, "{}", recorded.said);
+    assert_eq!(recorded.stats["truncated"][cause], cut.total());
+}
+
+#[test]
+fn children_that_the_target_table_has_no_room_for() {
+    require!(root(), tool("gcc"));
+    let program = Build::new("gcc", "b-short", "changing.c").flags("-O2").build();
+    let stage = Stage::take();
+    let short = stage.start(Command::new(&program).args(["short".as_ref(), program.as_os_str()]));
+    let pid = short.pid().to_string();
+    let args = ["--pid", &pid, "--children", "-F", "999", "-d", "1.5"];
+    let recorded = bounded(&stage, "targets=1", &args);
+    assert!(lost(&recorded, "target table full") > 10, "{}", recorded.said);
+    // One child at a time: what has ended makes room for the next.
+    let recorded = bounded(&stage, "targets=40", &args);
+    let started = recorded.stats["processes"].as_u64().unwrap();
+    assert!(started > 80, "{}", recorded.said);
+    assert_eq!(lost(&recorded, "target table full"), 0, "{}", recorded.said);
+    // Of what was named itself, too.
+    let targets = [deep(&stage, 40), deep(&stage, 40)];
+    let both = targets.each_ref().map(|target| target.pid().to_string()).join(",");
+    let recorded = bounded(&stage, "targets=1", &["--pid", &both, "-F", "999", "-d", "1"]);
+    assert_eq!(lost(&recorded, "target table full"), 1, "{}", recorded.said);
+}
+
+#[test]
+fn files_beyond_the_limits() {
+    require!(root(), tool("gcc"));
+    let recorded = of_busy("open-files=1");
+    assert!(lost(&recorded, "too many open files") >= 1, "{}", recorded.said);
+    let recorded = of_busy("files=1");
+    assert!(lost(&recorded, "too many mapped files") >= 1, "{}", recorded.said);
+}
+
+#[test]
+fn records_about_processes_that_are_lost() {
+    require!(root(), tool("gcc"));
+    let stage = Stage::take();
+    let target = deep(&stage, 40);
+    let over = AtomicBool::new(false);
+    let recorded = thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    Command::new("true").status().unwrap();
+                }
+            });
+        }
+        // Rarely sampled, the buffers are rarely looked at.
+        let args = ["-F", "19", "-d", "3"];
+        let recorded = bounded(&stage, "sideband-bytes=4096", &args);
+        over.store(true, Ordering::Relaxed);
+        recorded
+    });
+    assert!(lost(&recorded, "process records lost") > 0, "{}", recorded.said);
+    drop(target);
+}
