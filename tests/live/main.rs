@@ -13,6 +13,8 @@ mod command;
 #[cfg(test)]
 mod depth;
 #[cfg(test)]
+mod dotnet;
+#[cfg(test)]
 mod ending;
 #[cfg(test)]
 mod engines;

@@ -87,6 +87,20 @@ pub struct Api {
     pub common: Common,
 }
 
+/// `flame-graph dotnet`.
+#[derive(Debug, Default, Args)]
+pub struct Dotnet {
+    /// What every collector takes.
+    #[command(flatten)]
+    pub common: Common,
+    /// Record allocations, in bytes by type, instead of time
+    #[arg(long, help_heading = "What to record")]
+    pub alloc: bool,
+    /// Show also threads that wait or run native code
+    #[arg(long, conflicts_with = "alloc", help_heading = "What to show")]
+    pub idle: bool,
+}
+
 /// `flame-graph node`.
 #[derive(Debug, Default, Args)]
 pub struct Node {

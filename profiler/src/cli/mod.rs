@@ -10,7 +10,7 @@ use std::ffi::OsString;
 
 use clap::{Args, Parser, Subcommand};
 
-pub use collect::{Access, Api, Common, Hce, Node, Pprof};
+pub use collect::{Access, Api, Common, Dotnet, Hce, Node, Pprof};
 pub use native::{Cpu, Engine, Show, Targets};
 
 /// Shows where a Linux host's time goes, as flame graphs.
@@ -31,6 +31,8 @@ pub enum Command {
     Hce(Hce),
     /// Have ResQ's Rust service profile itself
     Api(Api),
+    /// Have a .NET process trace itself: its managed threads, or its allocations
+    Dotnet(Dotnet),
     /// Profile a running Node.js by its inspector, which is opened and closed again where it is not
     /// open
     Node(Node),
@@ -61,7 +63,7 @@ pub struct Written {
 /// `flame-graph file`.
 #[derive(Debug, Args)]
 pub struct File {
-    /// A profile: folded stacks, pprof, a V8 cpuprofile or a flame graph in SVG, packed by gzip or
+    /// A profile: folded stacks, pprof, a V8 cpuprofile, .NET's nettrace or a flame graph in SVG, packed by gzip or
     /// not; `-` is standard input
     #[arg(short, long, value_name = "PATH")]
     pub input: OsString,
@@ -99,6 +101,7 @@ impl Cli {
             Command::Cpu(cpu) => cpu.written.verbose,
             Command::Hce(hce) => hce.common.written.verbose,
             Command::Api(api) => api.common.written.verbose,
+            Command::Dotnet(dotnet) => dotnet.common.written.verbose,
             Command::Node(node) => node.common.written.verbose,
             Command::Pprof(pprof) => pprof.common.written.verbose,
             Command::File(file) => file.written.verbose,

@@ -6,6 +6,7 @@ use super::{
     decoded::Decoded,
     detect,
     folded::{self, FoldedError},
+    nettrace::{self, NettraceError},
     pprof::{self, PprofError},
     svg::{self, SvgError},
 };
@@ -20,6 +21,9 @@ pub enum ForeignError {
     /// As a V8 profile.
     #[error(transparent)]
     CpuProfile(#[from] CpuProfileError),
+    /// As a trace of .NET.
+    #[error(transparent)]
+    Nettrace(#[from] NettraceError),
     /// As a pprof profile.
     #[error(transparent)]
     Pprof(#[from] PprofError),
@@ -52,6 +56,9 @@ pub fn decode(bytes: &[u8], options: &Options<'_>) -> Result<Decoded, ForeignErr
     let Options { sample_type, threads, idle, process } = *options;
     Ok(match detect(bytes) {
         Kind::CpuProfile => cpuprofile::decode(bytes, &cpuprofile::Options { idle, process })?,
+        Kind::Nettrace => {
+            nettrace::decode(bytes, nettrace::Show { threads, idle }, process)?.decoded
+        }
         Kind::Pprof => pprof::decode(bytes, &pprof::Options { sample_type, threads, process })?,
         Kind::Svg => svg::decode(&String::from_utf8_lossy(bytes))?,
         Kind::Folded => from_folded(bytes)?,

@@ -9,6 +9,7 @@ pub mod go_pclntab;
 pub mod gzip;
 pub mod inspector;
 pub mod jitdump;
+pub mod nettrace;
 pub mod perf_map;
 pub mod pprof;
 pub mod svg;
@@ -18,6 +19,8 @@ pub mod svg;
 pub enum Kind {
     /// [`cpuprofile`].
     CpuProfile,
+    /// [`nettrace`].
+    Nettrace,
     /// [`pprof`], unpacked.
     Pprof,
     /// [`svg`].
@@ -31,6 +34,8 @@ pub enum Kind {
 pub fn detect(start: &[u8]) -> Kind {
     if cpuprofile::is_profile(start) {
         Kind::CpuProfile
+    } else if nettrace::is_trace(start) {
+        Kind::Nettrace
     } else if svg::is_svg(start) {
         Kind::Svg
     } else if pprof::is_profile(start) {

@@ -104,6 +104,8 @@ pub enum Loss {
     FilesFull,
     /// Mapped files that samples needed and that could not be opened.
     FileRefused,
+    /// Events, samples among them, for which the recorded runtime's own buffer had no room.
+    RuntimeBuffer,
 }
 
 impl Loss {
@@ -145,6 +147,7 @@ impl Loss {
             Self::ModulesFull => "too many mapped files",
             Self::FilesFull => "too many open files",
             Self::FileRefused => "mapped file refused",
+            Self::RuntimeBuffer => "runtime's buffer full",
         }
     }
 

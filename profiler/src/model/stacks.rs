@@ -138,6 +138,12 @@ impl<F: Clone + Eq + Hash> Stacks<F> {
         &self.frames
     }
 
+    /// How many nodes the tree has: distinct stacks, with those that others begin with.
+    #[must_use]
+    pub fn nodes(&self) -> usize {
+        self.nodes.len()
+    }
+
     /// How many distinct stacks have a value.
     #[must_use]
     pub fn len(&self) -> usize {

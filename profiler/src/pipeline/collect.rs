@@ -28,6 +28,8 @@ use crate::{
 /// Why a service's recording is empty: an empty answer is an error of its own.
 const ENDED_EARLY: &str = "the service sends its profile at the end of the window, and the \
                            recording was ended before";
+/// Why the recording of a .NET process is empty.
+const NOTHING_MANAGED: &str = "the process ran no managed code meanwhile";
 /// Why a process's recording is empty.
 const SLEPT: &str = "the program did nothing meanwhile: it slept or waited";
 /// The source's own time-outs come first, and say more.
@@ -55,6 +57,11 @@ pub fn collect(plan: CollectPlan) -> anyhow::Result<Exit> {
         Collector::Api(settings) => {
             let end = answered(Some(settings.window()));
             run(&common, end, ENDED_EARLY, move || settings.start())
+        }
+        Collector::Dotnet(settings) => {
+            let duration = Some(settings.duration);
+            let end = End { expected: duration, limit: duration, command: None };
+            run(&common, end, NOTHING_MANAGED, move || settings.start())
         }
         Collector::Pprof(settings) => {
             let (_, window) = settings.endpoint();

@@ -10,9 +10,10 @@ use super::{
 use crate::{
     cli,
     export::output::Output,
+    format::nettrace::Show,
     model::secret::Secret,
     source::{
-        api, hce,
+        api, dotnet, hce,
         http::{self, Address, Credential},
         pprof,
     },
@@ -39,6 +40,8 @@ pub enum Collector {
     },
     /// ResQ's Rust service.
     Api(api::Settings),
+    /// A .NET process.
+    Dotnet(dotnet::Settings),
     /// A Node.
     Node(Attach),
     /// A pprof endpoint.
@@ -78,6 +81,32 @@ pub(super) fn typed(typed: cli::Common) -> Result<Typed, PlanError> {
         access,
         common: Common { outputs: outputs(&written.output)?, stats, warnings: Vec::new() },
     })
+}
+
+/// What was typed for a collector that asks no service, parsed.
+pub(super) struct Local {
+    pub pid: Option<u32>,
+    pub duration: Option<Duration>,
+    pub threads: bool,
+    pub title: Option<String>,
+    pub common: Common,
+}
+
+/// The options of a collector that asks no service.
+pub(super) fn local(common: cli::Common, command: &'static str) -> Result<Local, PlanError> {
+    let access = &common.access;
+    let given = [
+        ("--url", common.url.is_some()),
+        ("--token", access.token.is_some()),
+        ("--token-file", access.token_file.is_some()),
+        ("--api-key", access.api_key.is_some()),
+        ("--ca-cert", access.ca_cert.is_some()),
+    ];
+    if let Some((option, _)) = given.into_iter().find(|(_, given)| *given) {
+        return Err(PlanError::NoService { command, option });
+    }
+    let Typed { pid, duration, threads, title, common, .. } = typed(common)?;
+    Ok(Local { pid, duration, threads, title, common })
 }
 
 /// The plan of `flame-graph pprof`.
@@ -131,6 +160,19 @@ pub fn hce(hce: cli::Hce, host: &Host) -> Result<CollectPlan, PlanError> {
     }
     let service = Some(hce::Settings { service, duration, interval, idle, title });
     Ok(CollectPlan { collector: Collector::Hce { service, attach }, common })
+}
+
+/// The plan of `flame-graph dotnet`.
+///
+/// # Errors
+/// The first contradiction or unusable value.
+pub fn dotnet(dotnet: cli::Dotnet) -> Result<CollectPlan, PlanError> {
+    let cli::Dotnet { common, alloc, idle } = dotnet;
+    let Local { pid, duration, threads, title, common } = local(common, "dotnet")?;
+    let duration = duration.unwrap_or(DEFAULT_DURATION);
+    let show = Show { threads, idle };
+    let settings = dotnet::Settings { pid, duration, alloc, show, title };
+    Ok(CollectPlan { collector: Collector::Dotnet(settings), common })
 }
 
 /// The plan of `flame-graph api`.
@@ -266,7 +308,7 @@ mod tests {
             Collector::Hce { service, .. } => service.unwrap().service.credential,
             Collector::Api(api) => api.service.credential,
             Collector::Pprof(pprof) => pprof.service.credential,
-            Collector::Node(_) => None,
+            other => panic!("{other:?}"),
         };
         assert_eq!(sent("hce"), Some(Credential::Token(secret("t"))));
         assert_eq!(sent("api"), Some(Credential::ApiKey(secret("k"))));
@@ -275,6 +317,24 @@ mod tests {
         assert_eq!(sent("api --token x"), Some(Credential::Token(secret("x"))));
         assert_eq!(sent("hce --token  x --api-key y"), Some(Credential::Token(secret("x"))));
         assert_eq!(Secret::of(" \n"), None);
+    }
+
+    #[test]
+    fn a_process_is_no_service() {
+        let dotnet = |args: &str| match plan(&format!("dotnet {args}"))?.collector {
+            Collector::Dotnet(dotnet) => Ok(dotnet),
+            other => Err(format!("{other:?}")),
+        };
+        let settings = dotnet("").unwrap();
+        assert_eq!((settings.pid, settings.duration), (None, DEFAULT_DURATION));
+        assert!(!settings.alloc && settings.show == Show::default());
+        let settings = dotnet("--pid 12 -d 2 --idle --threads").unwrap();
+        assert_eq!((settings.pid, settings.duration), (Some(12), Duration::from_secs(2)));
+        assert_eq!(settings.show, Show { threads: true, idle: true });
+        assert!(dotnet("--alloc").unwrap().alloc);
+        assert!(dotnet("--alloc --idle").unwrap_err().contains("--idle"));
+        assert!(dotnet("--url http://h").unwrap_err().contains("--url"));
+        assert!(dotnet("--token-file t").unwrap_err().contains("--token-file"));
     }
 
     #[test]

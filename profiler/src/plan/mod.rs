@@ -128,6 +128,14 @@ pub enum PlanError {
     /// A process where a service is meant.
     #[error("{0} asks a service by its --url and records no --pid; `cpu --pid` does")]
     NoPid(&'static str),
+    /// An option of services where a process is meant.
+    #[error("{command} records a process of this host and asks no service: it takes no {option}")]
+    NoService {
+        /// The subcommand.
+        command: &'static str,
+        /// The option.
+        option: &'static str,
+    },
     /// A service where a process is meant.
     #[error("{0} records a process of this host and asks no --url; give --pid")]
     NoUrl(&'static str),
@@ -164,6 +172,7 @@ impl Plan {
             Command::Cpu(cpu) => Ok(Self::Cpu(native::cpu(*cpu, host)?)),
             Command::Hce(hce) => Ok(Self::Collect(Box::new(collect::hce(hce, host)?))),
             Command::Api(api) => Ok(Self::Collect(Box::new(collect::api(api, host)?))),
+            Command::Dotnet(dotnet) => Ok(Self::Collect(Box::new(collect::dotnet(dotnet)?))),
             Command::Node(node) => Ok(Self::Collect(Box::new(attach::node(node, host)?))),
             Command::Pprof(pprof) => Ok(Self::Collect(Box::new(collect::pprof(pprof)?))),
             Command::File(file) => Ok(Self::File(FilePlan {

@@ -9,7 +9,7 @@ use flame_graph::{
     format::{
         cpuprofile, detect, folded,
         inspector::{self, AttachedWorker, Evaluated, FromWorker, Message},
-        jitdump, perf_map, pprof, svg,
+        jitdump, nettrace, perf_map, pprof, svg,
     },
     source::native::{
         perf_event::sample::{Decoded, Layout},
@@ -119,6 +119,23 @@ fn inspector_messages() {
             }
             Message::Refused { why, .. } => assert!(why.chars().count() <= 300),
         }
+    });
+}
+
+#[test]
+fn dotnet_traces() {
+    let show = |all| nettrace::Show { threads: all, idle: all };
+    assert!(seeds("nettrace").iter().all(|seed| nettrace::decode(seed, show(false), "x").is_ok()));
+    fuzz("nettrace", vec![], |bytes| {
+        let _ = detect(bytes);
+        let all = bytes.len() % 2 == 0;
+        let Ok(whole) = nettrace::decode(bytes, show(all), "host") else { return };
+        assert!(whole.decoded.stacks.total(0) > 0);
+        let mut pieces = nettrace::Decoder::new(show(all));
+        // It ends at the same place, however it comes.
+        let _ = bytes.chunks(1000).try_for_each(|piece| pieces.feed(piece));
+        let pieces = pieces.finish("host", |thread| thread.to_string());
+        assert_eq!(whole.decoded.samples, pieces.decoded.samples);
     });
 }
 

@@ -5,6 +5,7 @@
 
 mod packages;
 mod steps;
+mod wheels;
 
 use std::time::{Duration, Instant};
 

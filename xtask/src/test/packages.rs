@@ -26,7 +26,9 @@ const PACKAGES: &[(&str, &str)] = &[
 const RUNTIMES: &[(&str, &str, &str)] = &[
     ("go", "golang-go", "test programs in Go"),
     ("javac", "default-jdk-headless", "a test program in Java"),
+    ("mcs", "mono-mcs", "a test program in C#"),
     ("node", "nodejs", "a test program in JavaScript"),
+    ("pip3", "python3-pip", "runtimes that Debian does not have"),
 ];
 
 /// Parts of the Rust toolchain, by rustup's name and what cargo calls them.

@@ -4,7 +4,7 @@ use std::{env, fs, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result};
 
-use super::{Outcome, Step, packages};
+use super::{Outcome, Step, packages, wheels};
 use crate::{
     object::{self, Compiler, Verified, bpf_cargo},
     shell::{cargo, root, run},
@@ -14,6 +14,7 @@ use crate::{
 /// Every step.
 pub const STEPS: &[Step] = &[
     Step { name: "packages", about: "what the tests need is installed", run: packages::install },
+    Step { name: "wheels", about: "runtimes that tests need are there", run: wheels::install },
     Step { name: "fmt", about: "the code is formatted", run: fmt },
     Step { name: "tidy", about: "the house style is kept", run: tidy_step },
     Step { name: "clippy", about: "no warnings", run: clippy },
@@ -91,6 +92,6 @@ fn fuzz() -> Result<Outcome> {
 }
 
 /// Cargo's target folder.
-fn target_folder() -> PathBuf {
+pub fn target_folder() -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |path| root().join(path))
 }

@@ -2,10 +2,12 @@
 //! sockets of its network namespace.
 
 use std::{
+    ffi::OsStr,
     fs,
     io::{BufReader, Read as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::PathBuf,
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
 };
 
 use super::{Folder, Proc, ProcError, SMALL_FILE, maps, parse};
@@ -85,6 +87,20 @@ impl Proc {
             fs::read_link(entry.ok()?.path()).ok()
         });
         Ok(links.filter_map(|link| socket(link.as_os_str().as_encoded_bytes())).collect())
+    }
+
+    /// The folder of a process's temporary files, as it sees it: what its environment began with, or
+    /// `/tmp`.
+    ///
+    /// # Errors
+    ///
+    /// What reading gave.
+    pub fn temporary_folder(&self, pid: u32) -> Result<PathBuf, ProcError> {
+        let environment = self.open(pid)?.read("environ")?;
+        let mut variables = environment.split(|byte| *byte == 0);
+        let named = variables.find_map(|variable| variable.strip_prefix(b"TMPDIR="));
+        let named = named.map(|path| Path::new(OsStr::from_bytes(path)));
+        Ok(named.filter(|path| path.is_absolute()).unwrap_or(Path::new("/tmp")).to_owned())
     }
 
     /// When the host was started, in seconds since 1970.
@@ -170,6 +186,24 @@ fn address(digits: &[u8]) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn temporary_files_are_where_the_environment_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("12");
+        fs::create_dir(&folder).unwrap();
+        let proc = Proc::at(dir.path().to_owned());
+        for (environment, expected) in [
+            ("A=1\0TMPDIR=/var/tmp\0", "/var/tmp"),
+            ("TMPDIR=relative\0", "/tmp"),
+            ("TMPDIR=\0", "/tmp"),
+            ("XTMPDIR=/x\0", "/tmp"),
+            ("", "/tmp"),
+        ] {
+            fs::write(folder.join("environ"), environment).unwrap();
+            assert_eq!(proc.temporary_folder(12).unwrap(), Path::new(expected), "{environment}");
+        }
+    }
 
     #[test]
     fn addresses_of_both_families() {
