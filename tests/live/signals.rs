@@ -58,7 +58,14 @@ fn on_top_of_user_code() {
         );
         often(stacks, "handler", 0.05);
         // Below nearly every handler is what it interrupted.
-        often(&stacks.filter(|stack| stack.has("handler")), "interrupted", 0.97);
+        let handled = stacks.filter(|stack| stack.has("handler"));
+        often(&handled, "interrupted", 0.97);
+        // The C library's trampoline between them has its name, with symbols and without.
+        for stack in &handled.0 {
+            let user = stack.user();
+            let at = user.iter().position(|name| *name == "handler").unwrap();
+            assert_eq!(user[at - 1], "__restore_rt", "{user:?}");
+        }
     });
 }
 

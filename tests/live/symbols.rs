@@ -131,6 +131,19 @@ fn symbols_in_the_build_id_folder() {
 }
 
 #[test]
+fn symbols_packed_into_the_program() {
+    require!(root(), tool("gcc"), tool("objcopy"), tool("xz"));
+    let folder = folder("mini");
+    let program = folder.join("mini");
+    fs::copy(Build::new("gcc", "shares", "shares.c").flags("-O2").build(), &program).unwrap();
+    tool_run("objcopy", &[&"--only-keep-debug", &program, &"symbols"], &folder);
+    tool_run("xz", &[&"symbols"], &folder);
+    tool_run("objcopy", &[&"--strip-all", &program], &folder);
+    tool_run("objcopy", &[&"--add-section", &".gnu_debugdata=symbols.xz", &program], &folder);
+    named(&record(&program, &[]).stacks);
+}
+
+#[test]
 fn inlined_calls_by_every_kind_of_debug_information() {
     require!(root(), tool("gcc"), tool("clang"), tool("objcopy"));
     for (compiler, flags) in [

@@ -13,6 +13,7 @@ pub mod nettrace;
 pub mod perf_map;
 pub mod pprof;
 pub mod svg;
+pub mod xz;
 
 /// The formats of profiles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

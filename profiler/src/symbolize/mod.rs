@@ -18,6 +18,7 @@ pub mod elf;
 mod go;
 pub mod jit;
 pub mod kernel;
+mod mini;
 mod module;
 pub mod names;
 mod plt;

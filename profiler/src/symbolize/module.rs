@@ -12,7 +12,7 @@ use super::{
     blaze::{self, Blaze},
     debug_files,
     dwarf::{self, Call, Position},
-    elf, go,
+    elf, go, mini,
     names::{demangle, made},
     plt, unnamed,
 };
@@ -22,6 +22,7 @@ use crate::{
         profile::Module,
     },
     target::image::Image,
+    unwind,
 };
 
 /// A function at an address, ready to become a frame.
@@ -57,6 +58,9 @@ pub fn resolve(module: &Module, offsets: &[u64], options: &Options) -> Vec<Chain
     resolve_in(&image, Some(file), module, offsets, options)
 }
 
+/// What C libraries call their signal trampoline, where they do not say.
+const TRAMPOLINE: &[u8] = b"__restore_rt";
+
 /// [`resolve`] for a file that is in memory.
 #[must_use]
 pub fn resolve_image(
@@ -80,10 +84,13 @@ fn resolve_in(
     let file = &source.file;
     let segments = elf::Segments::of(file);
     // Two offsets can lead to one address, and their order may differ from that of the addresses.
+    // A handler's return address is looked up one byte before the trampoline that it leads to.
+    let trampoline = |offset| unwind::signal_trampoline(image, offset);
+    let inside = |offset| trampoline(offset).map_or(offset, |start| start.max(offset));
     let mut at: Vec<(u64, usize)> = offsets
         .iter()
         .enumerate()
-        .filter_map(|(index, offset)| segments.address(*offset).map(|address| (address, index)))
+        .filter_map(|(index, offset)| Some((segments.address(inside(*offset))?, index)))
         .collect();
     at.sort_unstable();
     let mut addresses: Vec<u64> = at.iter().map(|(address, _)| *address).collect();
@@ -93,10 +100,14 @@ fn resolve_in(
     let unnamed: Vec<u64> = unnamed.map(|(_, address)| *address).collect();
     let stubs = plt::names(file, &unnamed);
     let starts = unnamed::starts(file, &unnamed);
+    let starts = unnamed.iter().copied().zip(starts);
     let unnamed = found.iter_mut().filter(|chain| chain.is_empty());
     for (chain, (stub, start)) in unnamed.zip(stubs.into_iter().zip(starts)) {
+        let (address, start) = start;
         if let Some(stub) = stub {
             chain.push(Named::made(&stub));
+        } else if segments.offset(address).and_then(trampoline).is_some() {
+            chain.push(Named::made(TRAMPOLINE));
         } else if let Some(offset) = start.and_then(|start| segments.offset(start)) {
             let name = unknown(file_name(&module.path), offset);
             chain.push(Named { name, known: false, position: Position::default() });
@@ -198,6 +209,7 @@ fn resolve_addresses(
     let debug_source =
         debug.as_ref().and_then(|debug| Source::of(&debug.image, Some(&debug.file), options));
     complete(&mut symbols, addresses, |left| owned(go::names(file, left)));
+    complete(&mut symbols, addresses, |left| mini::names(file, left));
     if let Some(debug_source) = &debug_source {
         for (symbol, found) in symbols.iter_mut().zip(debug_source.symbols(addresses)) {
             *symbol = found.or_else(|| symbol.take());

@@ -22,6 +22,8 @@ mod trampoline;
 
 use profiler_ebpf::wire::Rule;
 
+pub use trampoline::around as signal_trampoline;
+
 /// Executable text of a file: one segment that is loaded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TextRange {

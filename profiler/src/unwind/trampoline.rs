@@ -87,7 +87,31 @@ pub fn extend(rows: &mut [RowAt], rules: &[Rule]) {
     }
 }
 
+/// Where the trampoline begins that a byte of a file lies in, just before, or just behind, where
+/// its system call returns to.
+#[must_use]
+pub fn around(file: &[u8], offset: u64) -> Option<u64> {
+    let behind = usize::try_from(offset).ok()?.checked_add(1)?;
+    let longest = NUMBER[0].len() + SYSCALL.len();
+    let starts = behind.saturating_sub(longest + 1)..=behind;
+    starts.rev().find(|start| file.get(*start..).is_some_and(is_trampoline)).map(|at| at as u64)
+}
+
 /// Whether a function's code is such a trampoline.
 pub fn is_trampoline(code: &[u8]) -> bool {
     NUMBER.iter().any(|prefix| code.strip_prefix(*prefix).is_some_and(|c| c.starts_with(&SYSCALL)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trampoline_is_found_around_its_bytes() {
+        let file = [&[0x90; 16][..], NUMBER[0], &SYSCALL, &[0x90; 16]].concat();
+        let found: Vec<u64> = (0..50).filter(|offset| around(&file, *offset) == Some(16)).collect();
+        assert_eq!(found, (15..=25).collect::<Vec<u64>>());
+        assert_eq!((0..50).filter_map(|offset| around(&file, offset)).count(), found.len());
+        assert_eq!(around(&file, u64::MAX), None);
+    }
 }

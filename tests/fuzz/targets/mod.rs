@@ -9,7 +9,7 @@ use flame_graph::{
     format::{
         cpuprofile, detect, folded,
         inspector::{self, AttachedWorker, Evaluated, FromWorker, Message},
-        jitdump, nettrace, perf_map, pprof, svg,
+        jitdump, nettrace, perf_map, pprof, svg, xz,
     },
     source::native::{
         perf_event::sample::{Decoded, Layout},
@@ -64,6 +64,14 @@ fn jitdumps() {
     assert_eq!(jitdump::read(&*jitdump_seed()).unwrap().code.len(), 1);
     fuzz("jitdump", vec![jitdump_seed()], |bytes| {
         let _ = jitdump::read(bytes);
+    });
+}
+
+#[test]
+fn packed_symbols() {
+    assert!(seeds("xz").iter().all(|seed| xz::unpack(seed, 1 << 20).is_ok()));
+    fuzz("xz", vec![], |bytes| {
+        assert!(xz::unpack(bytes, 1 << 20).map_or(0, |unpacked| unpacked.len()) <= 1 << 20);
     });
 }
 

@@ -19,6 +19,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("mold", "test programs as mold lays them out"),
     ("musl-tools", "static test programs with musl"),
     ("openssl", "certificates for the services of the tests"),
+    ("xz-utils", "xz, for test programs with packed symbols"),
 ];
 
 /// Runtimes that are as often installed otherwise: the command that shows it, the package, and
