@@ -4,6 +4,7 @@ mod attach;
 mod collect;
 mod cpu;
 mod engine;
+mod local;
 mod stats;
 mod steer;
 

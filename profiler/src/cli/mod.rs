@@ -2,9 +2,11 @@
 //!
 //! * [`native`]: the options of recordings by our own engines.
 //! * [`collect`]: the options of collectors, which ask services and runtimes.
+//! * [`perf`]: those of recordings by perf.
 
 pub mod collect;
 pub mod native;
+pub mod perf;
 
 use std::ffi::OsString;
 
@@ -12,6 +14,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub use collect::{Access, Api, Common, Dotnet, Hce, Node, Pprof};
 pub use native::{Cpu, Engine, Show, Targets};
+pub use perf::{CallGraph, Perf};
 
 /// Shows where a Linux host's time goes, as flame graphs.
 #[derive(Debug, Parser)]
@@ -36,6 +39,8 @@ pub enum Command {
     /// Profile a running Node.js by its inspector, which is opened and closed again where it is not
     /// open
     Node(Node),
+    /// Record by `perf record`: the whole host, a process, or a command
+    Perf(Perf),
     /// Ask a pprof endpoint, as Go programs have: CPU, heap, locks, goroutines
     Pprof(Pprof),
     /// Draw a profile that was written down before
@@ -63,12 +68,12 @@ pub struct Written {
 /// `flame-graph file`.
 #[derive(Debug, Args)]
 pub struct File {
-    /// A profile: folded stacks, pprof, a V8 cpuprofile, .NET's nettrace or a flame graph in SVG, packed by gzip or
-    /// not; `-` is standard input
+    /// A profile: folded stacks, pprof, a V8 cpuprofile, .NET's nettrace, what `perf script` prints,
+    /// or a flame graph in SVG, packed by gzip or not; `-` is standard input
     #[arg(short, long, value_name = "PATH")]
     pub input: OsString,
     /// Which values of a pprof profile to draw, such as `alloc_space` [default: as `go tool pprof`
-    /// does]
+    /// does], or which event of `perf script` [default: the first]
     #[arg(long, value_name = "NAME", help_heading = "What to show")]
     pub sample_type: Option<String>,
     /// Tell threads apart, where the profile does
@@ -103,6 +108,7 @@ impl Cli {
             Command::Api(api) => api.common.written.verbose,
             Command::Dotnet(dotnet) => dotnet.common.written.verbose,
             Command::Node(node) => node.common.written.verbose,
+            Command::Perf(perf) => perf.common.written.verbose,
             Command::Pprof(pprof) => pprof.common.written.verbose,
             Command::File(file) => file.written.verbose,
             Command::Doctor(doctor) => doctor.verbose,

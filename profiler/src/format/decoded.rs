@@ -55,6 +55,9 @@ impl Decoded {
     /// The same as a recording. What the profile tells about its time wins over `metadata`.
     #[must_use]
     pub fn recording(self, metadata: Metadata) -> Recording {
+        let losses = self.losses();
+        let lost = losses.lost.values().fold(0, |sum: u64, n| sum.saturating_add(*n));
+        let cut = losses.truncated.values().sum::<u64>().saturating_add(lost);
         Recording {
             metadata: Metadata {
                 start: self.start.unwrap_or(metadata.start),
@@ -65,10 +68,30 @@ impl Decoded {
             metrics: vec![self.metric],
             stacks: self.stacks,
             modules: Vec::new(),
-            losses: Losses::default(),
+            losses,
             samples: self.samples,
-            complete: self.samples,
+            complete: self.samples.saturating_sub(cut),
         }
+    }
+
+    /// What the stacks say about why they are short or missing, where values are samples.
+    fn losses(&self) -> Losses {
+        let mut losses = Losses::default();
+        if self.metric != Metric::samples() {
+            return losses;
+        }
+        for (id, values) in self.stacks.iter() {
+            for frame in self.stacks.leaf_first(id) {
+                match frame {
+                    RawFrame::Truncated(cause) => {
+                        *losses.truncated.entry(*cause).or_default() += values[0];
+                    }
+                    RawFrame::Lost(cause) => losses.lose(*cause, values[0]),
+                    _ => {}
+                }
+            }
+        }
+        losses
     }
 }
 

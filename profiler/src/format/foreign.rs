@@ -7,6 +7,7 @@ use super::{
     detect,
     folded::{self, FoldedError},
     nettrace::{self, NettraceError},
+    perf_script::{self, PerfScriptError},
     pprof::{self, PprofError},
     svg::{self, SvgError},
 };
@@ -24,6 +25,9 @@ pub enum ForeignError {
     /// As a trace of .NET.
     #[error(transparent)]
     Nettrace(#[from] NettraceError),
+    /// As the text of `perf script`.
+    #[error(transparent)]
+    PerfScript(#[from] PerfScriptError),
     /// As a pprof profile.
     #[error(transparent)]
     Pprof(#[from] PprofError),
@@ -38,7 +42,7 @@ pub enum ForeignError {
 /// What to make of a profile; what a format does not know does not matter there.
 #[derive(Clone, Copy, Debug)]
 pub struct Options<'a> {
-    /// The sample type of a pprof profile.
+    /// The sample type of a pprof profile, the event of `perf script`.
     pub sample_type: Option<&'a str>,
     /// Whether the thread is the second frame.
     pub threads: bool,
@@ -58,6 +62,9 @@ pub fn decode(bytes: &[u8], options: &Options<'_>) -> Result<Decoded, ForeignErr
         Kind::CpuProfile => cpuprofile::decode(bytes, &cpuprofile::Options { idle, process })?,
         Kind::Nettrace => {
             nettrace::decode(bytes, nettrace::Show { threads, idle }, process)?.decoded
+        }
+        Kind::PerfScript => {
+            perf_script::read(bytes, &perf_script::Options { event: sample_type, threads, idle })?
         }
         Kind::Pprof => pprof::decode(bytes, &pprof::Options { sample_type, threads, process })?,
         Kind::Svg => svg::decode(&String::from_utf8_lossy(bytes))?,

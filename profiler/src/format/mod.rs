@@ -11,6 +11,7 @@ pub mod inspector;
 pub mod jitdump;
 pub mod nettrace;
 pub mod perf_map;
+pub mod perf_script;
 pub mod pprof;
 pub mod svg;
 pub mod xz;
@@ -22,6 +23,8 @@ pub enum Kind {
     CpuProfile,
     /// [`nettrace`].
     Nettrace,
+    /// [`perf_script`].
+    PerfScript,
     /// [`pprof`], unpacked.
     Pprof,
     /// [`svg`].
@@ -41,6 +44,8 @@ pub fn detect(start: &[u8]) -> Kind {
         Kind::Svg
     } else if pprof::is_profile(start) {
         Kind::Pprof
+    } else if perf_script::is_script(start) {
+        Kind::PerfScript
     } else {
         Kind::Folded
     }

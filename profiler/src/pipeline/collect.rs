@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{
     Exit,
     attach::{self, Attached},
-    check, finish, say,
+    check, finish, local, say,
     stats::Stats,
     steer::{End, Steered, steer},
 };
@@ -63,6 +63,7 @@ pub fn collect(plan: CollectPlan) -> anyhow::Result<Exit> {
             let end = End { expected: duration, limit: duration, command: None };
             run(&common, end, NOTHING_MANAGED, move || settings.start())
         }
+        Collector::Perf(plan) => local::perf(plan, &common),
         Collector::Pprof(settings) => {
             let (_, window) = settings.endpoint();
             run(&common, answered(window), ENDED_EARLY, move || settings.start())
@@ -103,7 +104,7 @@ fn answered(window: Option<Duration>) -> End {
 }
 
 /// Runs a collector until the end and draws what it brings.
-fn run<S, F>(
+pub fn run<S, F>(
     common: &Common,
     end: End,
     why_empty: &str,

@@ -164,7 +164,7 @@ fn threads(tids: &[u32], only: &[u32], filter: Filter) -> anyhow::Result<Prepare
 }
 
 /// `pid 12 (nginx)`, `pids 12, 13`.
-fn name_processes(proc: &Proc, pids: &[u32]) -> String {
+pub fn name_processes(proc: &Proc, pids: &[u32]) -> String {
     match pids {
         [pid] => {
             let comm = proc.comm(*pid).unwrap_or_default();

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::{
-    Attach, DEFAULT_DURATION, Host, PlanError,
+    Attach, DEFAULT_DURATION, Host, PerfPlan, PlanError,
     attach::{frequency, interval},
     duration, outputs, pid,
 };
@@ -44,6 +44,8 @@ pub enum Collector {
     Dotnet(dotnet::Settings),
     /// A Node.
     Node(Attach),
+    /// `perf record`.
+    Perf(PerfPlan),
     /// A pprof endpoint.
     Pprof(pprof::Settings),
 }

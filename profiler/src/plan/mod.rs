@@ -2,11 +2,13 @@
 //! refused. Nothing here touches the host; what it allows comes in as [`Host`].
 //!
 //! * [`native`]: recordings by our own engines.
-//! * [`collect`]: recordings by collectors; [`attach`]: by those that attach to JavaScript.
+//! * [`collect`]: recordings by collectors; [`attach`]: by those that attach to JavaScript; [`perf`]:
+//!   by perf.
 
 pub mod attach;
 pub mod collect;
 pub mod native;
+pub mod perf;
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
@@ -19,6 +21,7 @@ use crate::{
 pub use attach::Attach;
 pub use collect::{CollectPlan, Collector, Common};
 pub use native::{CpuPlan, Filter, Target};
+pub use perf::{PerfPlan, PerfTarget};
 
 /// Duration of a recording when none is given.
 const DEFAULT_DURATION: Duration = Duration::from_secs(30);
@@ -174,6 +177,7 @@ impl Plan {
             Command::Api(api) => Ok(Self::Collect(Box::new(collect::api(api, host)?))),
             Command::Dotnet(dotnet) => Ok(Self::Collect(Box::new(collect::dotnet(dotnet)?))),
             Command::Node(node) => Ok(Self::Collect(Box::new(attach::node(node, host)?))),
+            Command::Perf(perf) => Ok(Self::Collect(Box::new(perf::perf(perf, host)?))),
             Command::Pprof(pprof) => Ok(Self::Collect(Box::new(collect::pprof(pprof)?))),
             Command::File(file) => Ok(Self::File(FilePlan {
                 input: (file.input != "-").then(|| file.input.into()),

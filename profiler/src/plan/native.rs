@@ -202,7 +202,8 @@ fn names(patterns: Vec<OsString>) -> Result<Option<Box<Globs>>, PlanError> {
     Ok(any.then_some(globs))
 }
 
-fn frequency(text: &str, host: &Host) -> Result<u64, PlanError> {
+/// Samples a second.
+pub(super) fn frequency(text: &str, host: &Host) -> Result<u64, PlanError> {
     let asked: u64 = match text.parse() {
         Ok(asked) if asked > 0 => asked,
         // Digits alone that do not parse are beyond 64 bits, and so beyond any limit.

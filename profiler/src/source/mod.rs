@@ -8,6 +8,7 @@ pub mod http;
 pub mod inspector;
 pub mod native;
 pub mod node;
+pub mod perf;
 pub mod pprof;
 pub mod session;
 pub mod websocket;

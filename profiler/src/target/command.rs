@@ -169,6 +169,23 @@ impl Running {
     }
 }
 
+/// Has a child get SIGTERM when the thread that starts it ends, however that comes: nothing that we
+/// start outlives us.
+pub fn ends_with_us(command: &mut Command) -> &mut Command {
+    let parent = std::process::id();
+    let prepare = move || {
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
+        // It was too late when we have ended already.
+        // SAFETY: a plain system call, which is allowed between fork and exec.
+        if unsafe { libc::getppid() } as u32 != parent {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        Ok(())
+    };
+    // SAFETY: the closure makes system calls only and does not allocate.
+    unsafe { command.pre_exec(prepare) }
+}
+
 /// Has the child tell its id and wait for a byte, then become the user. End of file instead of the
 /// byte means that we are gone: it ends, too.
 fn wait_before_exec(command: &mut Command, pid: OwnedFd, go: OwnedFd, user: Option<User>) {

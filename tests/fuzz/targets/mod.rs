@@ -9,7 +9,7 @@ use flame_graph::{
     format::{
         cpuprofile, detect, folded,
         inspector::{self, AttachedWorker, Evaluated, FromWorker, Message},
-        jitdump, nettrace, perf_map, pprof, svg, xz,
+        jitdump, nettrace, perf_map, perf_script, pprof, svg, xz,
     },
     source::native::{
         perf_event::sample::{Decoded, Layout},
@@ -56,6 +56,18 @@ fn perf_maps() {
     assert!(seeds("perf-map").iter().all(|seed| perf_map::latest_first(seed).count() > 2));
     fuzz("perf-map", vec![], |bytes| {
         perf_map::latest_first(bytes).for_each(drop);
+    });
+}
+
+#[test]
+fn perf_scripts() {
+    let options = |odd| perf_script::Options { event: None, threads: odd, idle: odd };
+    let read = |seed: &Vec<u8>| perf_script::read(&**seed, &options(true)).is_ok();
+    assert!(seeds("perf-script").iter().all(read));
+    fuzz("perf-script", vec![], |bytes| {
+        let _ = detect(bytes);
+        let Ok(decoded) = perf_script::read(bytes, &options(bytes.len() % 2 == 0)) else { return };
+        assert!(decoded.stacks.total(0) > 0);
     });
 }
 

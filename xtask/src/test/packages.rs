@@ -19,6 +19,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("mold", "test programs as mold lays them out"),
     ("musl-tools", "static test programs with musl"),
     ("openssl", "certificates for the services of the tests"),
+    ("procps", "pgrep, to see that nothing is left running"),
     ("xz-utils", "xz, for test programs with packed symbols"),
 ];
 
