@@ -67,6 +67,40 @@ static CSS_CGROUP: u32 = 0;
 #[unsafe(no_mangle)]
 static NODE_ID: u32 = 0;
 
+/// Offset of `__state` in `struct task_struct`.
+#[unsafe(no_mangle)]
+static TASK_STATE: u32 = 0;
+/// Offset of `on_cpu` in `struct task_struct`.
+#[unsafe(no_mangle)]
+static TASK_ON_CPU: u32 = 0;
+/// Offset of `exit_state` in `struct task_struct`.
+#[unsafe(no_mangle)]
+static TASK_EXIT_STATE: u32 = 0;
+/// Offset of `start_time` in `struct task_struct`.
+#[unsafe(no_mangle)]
+static TASK_START: u32 = 0;
+/// Offset of `self_exec_id`, which changes with each execve(2), in `struct task_struct`.
+#[unsafe(no_mangle)]
+static TASK_EXEC_ID: u32 = 0;
+/// Offset of `sched_info.run_delay` in `struct task_struct`.
+#[unsafe(no_mangle)]
+static TASK_RUN_DELAY: u32 = 0;
+/// Waits shorter than this, in nanoseconds, are summed without their stacks.
+#[unsafe(no_mangle)]
+static MIN_WAIT: u64 = 0;
+/// Longer ones, too.
+#[unsafe(no_mangle)]
+static MAX_WAIT: u64 = u64::MAX;
+/// The scratch space for switches on the first CPU, and that for passes over all tasks.
+#[unsafe(no_mangle)]
+static WAIT_SCRATCH: u32 = 0;
+/// See [`WAIT_SCRATCH`].
+#[unsafe(no_mangle)]
+static VISIT_SCRATCH: u32 = 0;
+/// Bytes that may wait in the ring buffers for a pass over all tasks to go on.
+#[unsafe(no_mangle)]
+static VISIT_BYTES: u32 = 1 << 18;
+
 macro_rules! getter {
     ($(#[$doc:meta])* $name:ident, $global:ident, $kind:ty, $map:expr) => {
         $(#[$doc])*
@@ -99,3 +133,14 @@ getter!(task_mm_offset, TASK_MM, usize, |value| value as usize);
 getter!(task_execve_offset, TASK_EXECVE, usize, |value| value as usize);
 getter!(task_execve_mask, TASK_EXECVE_MASK, u8, |value| value);
 getter!(wake_bytes, WAKE_BYTES, u64, u64::from);
+getter!(task_state_offset, TASK_STATE, usize, |value| value as usize);
+getter!(task_on_cpu_offset, TASK_ON_CPU, usize, |value| value as usize);
+getter!(task_exit_state_offset, TASK_EXIT_STATE, usize, |value| value as usize);
+getter!(task_start_offset, TASK_START, usize, |value| value as usize);
+getter!(task_exec_id_offset, TASK_EXEC_ID, usize, |value| value as usize);
+getter!(task_run_delay_offset, TASK_RUN_DELAY, usize, |value| value as usize);
+getter!(min_wait, MIN_WAIT, u64, |value| value);
+getter!(max_wait, MAX_WAIT, u64, |value| value);
+getter!(visit_bytes, VISIT_BYTES, u64, u64::from);
+getter!(wait_scratch, WAIT_SCRATCH, u32, |value| value);
+getter!(visit_scratch, VISIT_SCRATCH, u32, |value| value);

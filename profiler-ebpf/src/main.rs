@@ -5,8 +5,12 @@
 mod config;
 mod maps;
 mod sample;
+mod stack;
+mod sums;
+mod switch;
 mod tables;
 mod targets;
+mod visit;
 
 use aya_ebpf::{
     macros::{btf_tracepoint, perf_event},
@@ -24,6 +28,21 @@ fn sample_cpu(ctx: PerfEventContext) -> u32 {
 #[btf_tracepoint(function = "sched_process_fork")]
 fn follow_fork(ctx: BtfTracePointContext) -> i32 {
     targets::follow_fork(&ctx);
+    0
+}
+
+/// Runs at every switch of a CPU to another task.
+#[btf_tracepoint(function = "sched_switch")]
+fn switch_task(ctx: BtfTracePointContext) -> i32 {
+    switch::take(&ctx);
+    0
+}
+
+/// Runs for each task of the host when user space asks for it. It may sleep.
+#[unsafe(link_section = "iter.s/task")]
+#[unsafe(no_mangle)]
+extern "C" fn visit_task(ctx: *const visit::TaskContext) -> i32 {
+    visit::visit(ctx);
     0
 }
 

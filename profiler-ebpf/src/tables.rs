@@ -5,18 +5,19 @@ use core::hint::black_box;
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use profiler_ebpf::{
     walk::Env,
-    wire::{Mapping, PageRows, Row, Rule, SEGMENT_ROWS},
+    wire::{Mapping, PROOF_SPAN, PROOF_WORDS, PageRows, Row, Rule, SEGMENT_ROWS},
 };
 
 use crate::maps::{MAPPINGS, PAGES, RULES, SEGMENTS, Scratch, WINDOW_WORDS};
 
-/// Tables in BPF maps, stack words through the window in the scratch space.
-pub struct KernelEnv {
+/// Tables in BPF maps, stack words through the window in the scratch space. With `PROVE` it notes
+/// there what the walk depends on.
+pub struct KernelEnv<const PROVE: bool> {
     /// Of this CPU.
     pub scratch: *mut Scratch,
 }
 
-impl Env for KernelEnv {
+impl<const PROVE: bool> Env for KernelEnv<PROVE> {
     type Segment = *const u32;
 
     #[inline(always)]
@@ -50,6 +51,31 @@ impl Env for KernelEnv {
 
     #[inline(always)]
     fn word(&mut self, address: u64) -> Option<u64> {
+        let word = self.read(address);
+        if PROVE {
+            note(self.scratch, address, word);
+        }
+        word
+    }
+
+    #[inline(always)]
+    fn code(&mut self, address: u64) -> Option<u64> {
+        // Not through the window, which the stack is about to be read by.
+        read_word(address)
+    }
+
+    #[inline(always)]
+    fn depends(&mut self, on: u32) {
+        if PROVE {
+            // SAFETY: a field of the scratch space of this CPU; no reference to it lives.
+            unsafe { (*self.scratch).proof.depends |= on };
+        }
+    }
+}
+
+impl<const PROVE: bool> KernelEnv<PROVE> {
+    #[inline(always)]
+    fn read(&mut self, address: u64) -> Option<u64> {
         // SAFETY: a field of the scratch space of this CPU; no reference to it lives.
         let start = unsafe { (*self.scratch).window_start };
         let offset = address.wrapping_sub(start);
@@ -61,11 +87,22 @@ impl Env for KernelEnv {
         }
         fetch(self.scratch, address)
     }
+}
 
-    #[inline(always)]
-    fn code(&mut self, address: u64) -> Option<u64> {
-        // Not through the window, which the stack is about to be read by.
-        read_word(address)
+/// Notes a word that the walk has read.
+#[inline(always)]
+fn note(scratch: *mut Scratch, address: u64, word: Option<u64>) {
+    // SAFETY: a field of the scratch space of this CPU; no reference to it lives.
+    let proof = unsafe { &mut (*scratch).proof };
+    let place = address.wrapping_sub(proof.start);
+    let at = proof.words as usize;
+    match word {
+        Some(word) if place < PROOF_SPAN as u64 && place & 7 == 0 && at < PROOF_WORDS => {
+            proof.values[at & (PROOF_WORDS - 1)] = word;
+            proof.places[at & (PROOF_WORDS - 1)] = (place >> 3) as u16;
+            proof.words = at as u32 + 1;
+        }
+        _ => proof.words = PROOF_WORDS as u32 + 1,
     }
 }
 

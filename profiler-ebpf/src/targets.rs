@@ -19,11 +19,18 @@ const MAX_CGROUP_DEPTH: u32 = 64;
 /// all filters that there are.
 #[inline(always)]
 pub fn wanted(task: *const u8) -> bool {
-    is_target(task) && (config::cgroup() == 0 || is_in_cgroup(task)) && has_name(task)
+    is_target(task) && passes(task)
 }
 
+/// Whether a target passes the filters by cgroup and name now.
 #[inline(always)]
-fn is_target(task: *const u8) -> bool {
+pub fn passes(task: *const u8) -> bool {
+    (config::cgroup() == 0 || is_in_cgroup(task)) && has_name(task)
+}
+
+/// Whether the task is a target, which it stays.
+#[inline(always)]
+pub fn is_target(task: *const u8) -> bool {
     if !config::only_targets() {
         return true;
     }
@@ -67,13 +74,19 @@ fn has_name(task: *const u8) -> bool {
     let Some(names) = NAMES.get(0) else {
         return false;
     };
-    // SAFETY: a field of the task that holds a pointer to a task.
-    let leader = unsafe { pointer(task, config::task_leader_offset()) };
-    names.matches(&name(task)) || names.matches(&name(leader))
+    names.matches(&name(task)) || names.matches(&name(leader(task)))
 }
 
+/// The first thread of the task's process.
 #[inline(always)]
-fn name(task: *const u8) -> [u8; NAME_BYTES] {
+pub fn leader(task: *const u8) -> *const u8 {
+    // SAFETY: a field of the task that holds a pointer to a task.
+    unsafe { pointer(task, config::task_leader_offset()) }
+}
+
+/// The task's name.
+#[inline(always)]
+pub fn name(task: *const u8) -> [u8; NAME_BYTES] {
     // SAFETY: 16 bytes of text, between fields that are pointers: two whole words.
     let words = unsafe { task.add(config::task_comm_offset()).cast::<[u64; 2]>().read() };
     // SAFETY: the same size, and any bytes are a name.

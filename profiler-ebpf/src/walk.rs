@@ -32,6 +32,20 @@ pub trait Env {
     fn word(&mut self, address: u64) -> Option<u64>;
     /// The 8 bytes of code at an address.
     fn code(&mut self, address: u64) -> Option<u64>;
+    /// Told what a step depends on beside the words that it reads, the instruction pointer and the
+    /// stack pointer: bits of [`depends`].
+    #[inline(always)]
+    fn depends(&mut self, _on: u32) {}
+}
+
+/// Registers that a step may depend on.
+pub mod depends {
+    /// The frame pointer.
+    pub const BP: u32 = 1;
+    /// rbx.
+    pub const BX: u32 = 2;
+    /// Others.
+    pub const GENERAL: u32 = 4;
 }
 
 /// State of a walk. It stands at the frame that was recorded last.
@@ -148,7 +162,12 @@ impl Walk {
                 first = first.wrapping_add(half + 1);
                 len -= half + 1;
             } else {
-                self.mapping = *mapping;
+                // Field by field: for the whole of it the compiler may call memmove(3), which the
+                // verifier does not take.
+                self.mapping.start = mapping.start;
+                self.mapping.end = mapping.end;
+                self.mapping.first_page = mapping.first_page;
+                self.mapping.kind = mapping.kind;
                 return true;
             }
         }
@@ -190,6 +209,9 @@ impl Walk {
     fn step_by_rule<E: Env>(&mut self, env: &mut E, rule: &Rule) -> Outcome {
         let registers = self.registers;
         let offset = i64::from(rule.cfa_offset);
+        if matches!(rule.cfa, cfa::BP | cfa::BP_SWITCH | cfa::DEREF_BP) {
+            env.depends(depends::BP);
+        }
         let cfa = match rule.cfa {
             cfa::SP => registers.sp.wrapping_add_signed(offset),
             cfa::BP | cfa::BP_SWITCH => registers.bp.wrapping_add_signed(offset),
@@ -204,13 +226,15 @@ impl Walk {
                 };
                 word.wrapping_add_signed(i64::from(rule.cfa_add))
             }
-            cfa::REGISTER => match self.general(usize::from(rule.cfa_register)) {
+            cfa::REGISTER => match self.general(env, usize::from(rule.cfa_register)) {
                 Some(value) => value.wrapping_add_signed(offset),
                 None => return Outcome::UnsupportedRule,
             },
             _ => return Outcome::UnsupportedRule,
         };
-        if cfa <= registers.sp && rule.cfa != cfa::BP_SWITCH {
+        // Only where the return address is in a register may the frame be empty (vfork(3)).
+        let advances = cfa > registers.sp || cfa == registers.sp && rule.ra == saved::REGISTER;
+        if !advances && rule.cfa != cfa::BP_SWITCH {
             return Outcome::StackNotAdvancing;
         }
         // The frame pointer was pushed below the return address: reading it first lets a reader
@@ -243,10 +267,13 @@ impl Walk {
     ) -> Result<Option<u64>, Outcome> {
         let base = match how {
             saved::AT_CFA => cfa,
-            saved::AT_BP => self.registers.bp,
+            saved::AT_BP => {
+                env.depends(depends::BP);
+                self.registers.bp
+            }
             saved::AT_SP => self.registers.sp,
             saved::REGISTER => {
-                return match self.general(offset as usize) {
+                return match self.general(env, offset as usize) {
                     Some(value) => Ok(Some(value)),
                     None => Err(Outcome::UnsupportedRule),
                 };
@@ -263,7 +290,13 @@ impl Walk {
 
     /// A register of the current frame by DWARF number, where it is known.
     #[inline(always)]
-    fn general(&self, number: usize) -> Option<u64> {
+    fn general<E: Env>(&self, env: &mut E, number: usize) -> Option<u64> {
+        env.depends(match number {
+            DWARF_BP => depends::BP,
+            DWARF_BX => depends::BX,
+            DWARF_SP => 0,
+            _ => depends::GENERAL,
+        });
         match number {
             DWARF_BP => Some(self.registers.bp),
             DWARF_BX => Some(self.registers.bx),
@@ -306,6 +339,7 @@ impl Walk {
             let sp = at.wrapping_add(8 + unframed.dropped);
             return self.arrive(ip, sp, [caller_bp, bx], FRAME_BY_POINTER);
         }
+        env.depends(depends::BP);
         if bp == 0 && flags & FRAME_EXACT == 0 {
             // The ABI asks the outermost frame to clear it (System V ABI x86-64, 3.4.1).
             return Outcome::Complete;

@@ -320,12 +320,75 @@ pub struct SampleHeader {
     pub comm: [u8; 16],
     /// Where the walk stands; only when the host is to go on with it.
     pub registers: Registers,
+    /// What the stack is called by the sums of waits; 0: it is a sample and belongs to no wait.
+    pub stack: u64,
 }
 
 impl SampleHeader {
     /// The header's size in words of 8 bytes.
     pub const WORDS: usize = size_of::<Self>() / 8;
 }
+
+/// What a [`WaitSum`] is a sum of.
+pub mod sum_kind {
+    /// Waits in one stack.
+    pub const STACK: u32 = 0;
+    /// Waits that are shorter than is worth a stack of their own.
+    pub const SHORT: u32 = 1;
+    /// Waits that are longer than is asked for.
+    pub const LONG: u32 = 2;
+    /// What a thread did beside waiting: its time on CPU, of which there is one for each thread.
+    pub const THREAD: u32 = 3;
+}
+
+/// Time of a thread, summed in the kernel. Times are in nanoseconds.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WaitSum {
+    /// The stack, as [`SampleHeader::stack`] calls it.
+    pub stack: u64,
+    /// When the thread began to be counted: tells threads apart that had the same id.
+    pub born: u64,
+    /// Time that it waited for something.
+    pub blocked: u64,
+    /// Time that it waited for a CPU.
+    pub runnable: u64,
+    /// Time that it ran.
+    pub on_cpu: u64,
+    /// The longest wait.
+    pub longest: u64,
+    /// How many waits.
+    pub waits: u64,
+    /// Process (thread group) id.
+    pub pid: u32,
+    /// Thread id.
+    pub tid: u32,
+    /// Why it waited: one of [`wait`](crate::threads::wait).
+    pub state: u32,
+    /// One of [`sum_kind`].
+    pub kind: u32,
+    /// The thread's name.
+    pub comm: [u8; 16],
+    /// The name of its process's first thread.
+    pub process: [u8; 16],
+}
+
+/// What user space tells the programs that keep time while they run.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Control {
+    /// When the recording began (`CLOCK_MONOTONIC`, nanoseconds); 0: it has not.
+    pub begin: u64,
+    /// When it ended; 0: it has not.
+    pub end: u64,
+}
+
+/// Stacks that a thread's waits are summed by at a time.
+pub const SLOTS: usize = 4;
+/// The most stack words by which a stack is recognized without walking it.
+pub const PROOF_WORDS: usize = 64;
+/// How far above the stack pointer these may lie, in bytes.
+pub const PROOF_SPAN: usize = 4096;
 
 /// Counters that the BPF programs keep (index in the counter map, one value a CPU).
 #[repr(u32)]
@@ -341,10 +404,24 @@ pub enum Counter {
     TargetsFull = 3,
     /// User frames walked in the kernel.
     Frames = 4,
+    /// Threads that there was no room to keep time for, each time that they were met.
+    NoThread = 5,
+    /// Nanoseconds of sums that did not fit into their ring buffer.
+    TimeLost = 6,
+    /// Stacks of waits that did not fit into the ring buffer; they are sent when they are next met.
+    StackUnsent = 7,
+    /// Stacks that were sent before, and again for want of room to remember that.
+    StackAgain = 8,
+    /// Tasks that the present pass over all tasks had to leave to the next.
+    VisitLeft = 9,
+    /// Times that a thread left a CPU.
+    Switches = 10,
+    /// Of these, times that its stack was walked.
+    Walks = 11,
 }
 
 /// Number of [`Counter`]s.
-pub const COUNTERS: usize = 5;
+pub const COUNTERS: usize = 12;
 
 const _: () = {
     assert!(size_of::<Row>() == 4);
@@ -353,7 +430,11 @@ const _: () = {
     assert!(size_of::<Mapping>() == 24);
     assert!(size_of::<ProcessMappings>() == 8);
     assert!(size_of::<Registers>() == 168);
-    assert!(size_of::<SampleHeader>() == 56 + 168);
+    assert!(size_of::<SampleHeader>() == 56 + 168 + 8);
+    assert!(size_of::<WaitSum>() == 104);
+    assert!(
+        PROOF_WORDS.is_power_of_two() && PROOF_SPAN.is_power_of_two() && SLOTS.is_power_of_two()
+    );
     assert!(MAX_RULES <= 1 << 16);
     assert!(SEGMENT_ROWS.is_power_of_two() && MAX_SEGMENTS.is_power_of_two());
     assert!(

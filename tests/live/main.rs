@@ -29,6 +29,8 @@ mod kernel;
 #[cfg(test)]
 mod layouts;
 #[cfg(test)]
+mod off_cpu;
+#[cfg(test)]
 mod perf;
 #[cfg(test)]
 mod places;

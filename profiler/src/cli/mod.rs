@@ -13,7 +13,7 @@ use std::ffi::OsString;
 use clap::{Args, Parser, Subcommand};
 
 pub use collect::{Access, Api, Common, Dotnet, Hce, Node, Pprof};
-pub use native::{Cpu, Engine, Show, Targets};
+pub use native::{Cpu, Engine, OffCpu, Show, ShowWaits, Targets};
 pub use perf::{CallGraph, Perf};
 
 /// Shows where a Linux host's time goes, as flame graphs.
@@ -30,6 +30,9 @@ pub struct Cli {
 pub enum Command {
     /// Record what runs on the CPUs: the whole host, processes, or a command
     Cpu(Box<Cpu>),
+    /// Record what threads wait for: the whole host, processes, or a command
+    #[command(name = "offcpu")]
+    OffCpu(Box<OffCpu>),
     /// Have ResQ's coordination service (Node or Bun) profile itself
     Hce(Hce),
     /// Have ResQ's Rust service profile itself
@@ -104,6 +107,7 @@ impl Cli {
     pub fn verbose(&self) -> bool {
         match &self.command {
             Command::Cpu(cpu) => cpu.written.verbose,
+            Command::OffCpu(waits) => waits.written.verbose,
             Command::Hce(hce) => hce.common.written.verbose,
             Command::Api(api) => api.common.written.verbose,
             Command::Dotnet(dotnet) => dotnet.common.written.verbose,

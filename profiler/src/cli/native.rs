@@ -98,6 +98,54 @@ pub struct Cpu {
     pub stats: Option<PathBuf>,
 }
 
+/// `flame-graph offcpu`.
+#[derive(Debug, Default, Args)]
+pub struct OffCpu {
+    /// Whom to record.
+    #[command(flatten)]
+    pub targets: Targets,
+    /// What to show.
+    #[command(flatten)]
+    pub show: ShowWaits,
+    /// Where it goes.
+    #[command(flatten)]
+    pub written: Written,
+    /// Lower a bound of what a recording may take, and of what it can hold: ring-bytes, rows,
+    /// stacks, open-files, …
+    #[arg(
+        long,
+        value_name = "NAME=N[,…]",
+        value_delimiter = ',',
+        hide_short_help = true,
+        help_heading = "Output"
+    )]
+    pub limit: Vec<String>,
+    /// Write figures about the recording itself to this file, as JSON
+    #[arg(long, value_name = "FILE.json", help_heading = "Output")]
+    pub stats: Option<PathBuf>,
+}
+
+/// What to show of waits.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "What to show")]
+pub struct ShowWaits {
+    /// Tell threads apart: their names are the second frame
+    #[arg(long)]
+    pub threads: bool,
+    /// Tell processes of one name apart, by their ids
+    #[arg(long)]
+    pub pids: bool,
+    /// Show user frames only
+    #[arg(long)]
+    pub user_only: bool,
+    /// Show kernel frames only
+    #[arg(long)]
+    pub kernel_only: bool,
+    /// Do not show inlined calls as frames
+    #[arg(long)]
+    pub no_inline: bool,
+}
+
 /// The engines of `flame-graph cpu`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Engine {

@@ -7,7 +7,10 @@ use std::{
 
 use crate::{
     format::folded::printable,
-    model::{metric::Unit, profile::Profile},
+    model::{
+        metric::{Metric, Unit},
+        profile::Profile,
+    },
 };
 
 /// Longer targets (command lines) are shortened to this many characters.
@@ -116,8 +119,9 @@ pub fn caption(profile: &Profile) -> String {
     }
     let _ = write!(
         text,
-        ", {} samples, {} complete, lost {}",
+        ", {} {}, {} complete, lost {}",
         thousands(profile.samples),
+        profile.metrics.first().map_or("samples", Metric::counted),
         share(profile.complete, profile.samples),
         thousands(profile.losses.lost_samples())
     );

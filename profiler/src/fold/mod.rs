@@ -1,6 +1,7 @@
 //! Arranging a profile: which frames are shown, and the tree that pictures are drawn from.
 
 pub mod tree;
+pub mod waits;
 
 use crate::model::{
     frame::{Frame, FrameKind},

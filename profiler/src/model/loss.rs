@@ -106,6 +106,12 @@ pub enum Loss {
     FileRefused,
     /// Events, samples among them, for which the recorded runtime's own buffer had no room.
     RuntimeBuffer,
+    /// Waits whose stacks did not fit into the ring buffer; their time is counted.
+    StackLost,
+    /// Microseconds of sums of waits that did not fit into their ring buffer.
+    TimeLost,
+    /// Times that a thread was met and there was no memory to time it.
+    ThreadUntimed,
 }
 
 impl Loss {
@@ -148,6 +154,9 @@ impl Loss {
             Self::FilesFull => "too many open files",
             Self::FileRefused => "mapped file refused",
             Self::RuntimeBuffer => "runtime's buffer full",
+            Self::StackLost => "stacks of waits",
+            Self::TimeLost => "microseconds of waits",
+            Self::ThreadUntimed => "no memory to time a thread",
         }
     }
 

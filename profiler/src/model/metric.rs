@@ -31,4 +31,29 @@ impl Metric {
     pub fn samples() -> Self {
         Self { name: "samples".to_owned(), unit: Unit::Count }
     }
+
+    /// Time that threads waited, in microseconds.
+    #[must_use]
+    pub fn waited() -> Self {
+        Self { name: WAITED.to_owned(), unit: Unit::Microseconds }
+    }
+
+    /// All the time of threads, in microseconds.
+    #[must_use]
+    pub fn wall_clock() -> Self {
+        Self { name: WALL_CLOCK.to_owned(), unit: Unit::Microseconds }
+    }
+
+    /// What a profile of this metric has a number of, in the plural.
+    #[must_use]
+    pub fn counted(&self) -> &'static str {
+        match (self.name.as_str(), self.unit) {
+            (WAITED, Unit::Microseconds) => "waits",
+            (WALL_CLOCK, Unit::Microseconds) => "waits and samples",
+            _ => "samples",
+        }
+    }
 }
+
+const WAITED: &str = "waited";
+const WALL_CLOCK: &str = "of wall clock";

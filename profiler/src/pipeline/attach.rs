@@ -133,6 +133,7 @@ fn native(attach: &Attach, pid: u32, why: String) -> anyhow::Result<Attached> {
         scope,
         filter: Filter::default(),
         frequency: attach.frequency,
+        waits: None,
         user: true,
         kernel: true,
         measure: false,

@@ -1,4 +1,4 @@
-//! `flame-graph cpu`, from the plan to the profile.
+//! `flame-graph cpu` and `flame-graph offcpu`, from the plan to the profile.
 
 use std::{
     sync::Arc,
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     export::output,
-    fold::Side,
+    fold::{Side, waits},
     model::profile::Profile,
     plan::{CpuPlan, Target, native},
     source::{
@@ -48,7 +48,10 @@ pub fn cpu(plan: &CpuPlan) -> anyhow::Result<Exit> {
         kernel: plan.view.side != Side::User,
         ..symbolize::Options::default()
     };
-    let profile: Profile = symbolize(recording, &options);
+    let mut profile: Profile = symbolize(recording, &options);
+    if plan.waits.is_some() {
+        profile.stacks = waits::without_switch(&profile.stacks);
+    }
     let mut stats = Stats::of(&profile, report);
     let exit = finish(profile, &plan.outputs, plan.view, &why_empty(plan, cutoff))?;
     stats.finish(stopped.elapsed());
@@ -62,6 +65,9 @@ pub fn cpu(plan: &CpuPlan) -> anyhow::Result<Exit> {
 }
 
 fn why_empty(plan: &CpuPlan, duration: Duration) -> String {
+    if plan.waits.is_some() {
+        return format!("no thread of the target was there in {duration:.1?}");
+    }
     if plan.filter != native::Filter::default() {
         return format!(
             "nothing that passes --cgroup and --comm used a CPU for {duration:.1?}: it was not \
@@ -189,6 +195,7 @@ fn record(
         scope,
         filter,
         frequency: plan.frequency,
+        waits: plan.waits,
         user: plan.view.side != Side::Kernel,
         kernel: plan.view.side != Side::User,
         measure: plan.stats.is_some(),

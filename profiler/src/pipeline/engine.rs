@@ -65,6 +65,9 @@ pub fn start(wanted: Option<cli::Engine>, settings: &Settings) -> anyhow::Result
         return Err(error);
     }
     let host = Host::detect_for_cpu();
+    if settings.waits.is_some() {
+        return Err(error.context("waits cannot be timed here"));
+    }
     // What a feature lacks is clearer than what the kernel answered; where all seem to be there,
     // only the answer is left.
     let why = engine::ebpf(&host).err().unwrap_or_else(|| format!("{error:#}"));

@@ -31,7 +31,7 @@ const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
 /// What is to be done.
 #[derive(Debug)]
 pub enum Plan {
-    /// Record CPU time.
+    /// Record CPU time, or waits.
     Cpu(CpuPlan),
     /// Have a service or a runtime record.
     Collect(Box<CollectPlan>),
@@ -173,6 +173,7 @@ impl Plan {
     pub fn new(cli: Cli, host: &Host) -> Result<Self, PlanError> {
         match cli.command {
             Command::Cpu(cpu) => Ok(Self::Cpu(native::cpu(*cpu, host)?)),
+            Command::OffCpu(waits) => Ok(Self::Cpu(native::off_cpu(*waits)?)),
             Command::Hce(hce) => Ok(Self::Collect(Box::new(collect::hce(hce, host)?))),
             Command::Api(api) => Ok(Self::Collect(Box::new(collect::api(api, host)?))),
             Command::Dotnet(dotnet) => Ok(Self::Collect(Box::new(collect::dotnet(dotnet)?))),

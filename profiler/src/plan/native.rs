@@ -9,7 +9,7 @@ use crate::{
     cli,
     export::output::Output,
     fold::{Side, View},
-    source::native::{Labels, limits::Bound},
+    source::native::{Labels, Waits, limits::Bound},
 };
 
 /// What is recorded.
@@ -49,7 +49,7 @@ pub struct Filter {
     pub names: Option<Box<Globs>>,
 }
 
-/// A recording of CPU time.
+/// A recording of CPU time, or of waits.
 #[derive(Clone, Debug)]
 pub struct CpuPlan {
     /// What is recorded.
@@ -58,8 +58,10 @@ pub struct CpuPlan {
     pub filter: Filter,
     /// How long; none: until the command ends.
     pub duration: Option<Duration>,
-    /// Samples a second on each CPU.
+    /// Samples a second on each CPU, where what runs is sampled.
     pub frequency: u64,
+    /// Which waits are recorded; none: what runs.
+    pub waits: Option<Waits>,
     /// What takes the samples; none: whatever works, without a word when that is eBPF.
     pub engine: Option<cli::Engine>,
     /// What is written.
@@ -82,23 +84,23 @@ pub struct CpuPlan {
 /// The first contradiction or unusable value.
 pub fn cpu(cpu: cli::Cpu, host: &Host) -> Result<CpuPlan, PlanError> {
     let cli::Cpu { targets, frequency: hertz, engine, show, written, limit, stats } = cpu;
-    let view = view(&show)?;
+    let side = side(show.user_only, show.kernel_only)?;
     let frequency = frequency(&hertz, host)?;
     let given = targets.duration.as_deref().map(duration).transpose()?;
     let outputs = outputs(&written.output)?;
     let limits = limit.iter().map(|text| bound(text)).collect::<Result<_, _>>()?;
     let (target, filter) = whom(targets)?;
-    let until_end = matches!(target, Target::Command { .. });
     Ok(CpuPlan {
+        duration: how_long(given, &target),
         target,
         filter,
-        duration: given.or((!until_end).then_some(DEFAULT_DURATION)),
         frequency,
+        waits: None,
         engine,
         outputs,
         title: written.title.unwrap_or_else(|| "CPU time".to_owned()),
         labels: Labels { threads: show.threads, pids: show.pids, cpus: show.per_cpu },
-        view,
+        view: View { side, inlined: !show.no_inline },
         limits,
         stats,
     })
@@ -113,14 +115,45 @@ fn bound(text: &str) -> Result<(Bound, usize), PlanError> {
     bound.ok_or_else(|| PlanError::Limit(text.to_owned()))
 }
 
-fn view(show: &cli::Show) -> Result<View, PlanError> {
-    let side = match (show.user_only, show.kernel_only) {
-        (true, true) => return Err(PlanError::NoSide),
-        (true, false) => Side::User,
-        (false, true) => Side::Kernel,
-        (false, false) => Side::Both,
-    };
-    Ok(View { side, inlined: !show.no_inline })
+/// The plan of `flame-graph offcpu`.
+///
+/// # Errors
+/// The first contradiction or unusable value.
+pub fn off_cpu(off_cpu: cli::OffCpu) -> Result<CpuPlan, PlanError> {
+    let cli::OffCpu { targets, show, written, limit, stats } = off_cpu;
+    let side = side(show.user_only, show.kernel_only)?;
+    let given = targets.duration.as_deref().map(duration).transpose()?;
+    let outputs = outputs(&written.output)?;
+    let (target, filter) = whom(targets)?;
+    Ok(CpuPlan {
+        duration: how_long(given, &target),
+        target,
+        filter,
+        frequency: 0,
+        waits: Some(Waits::default()),
+        engine: None,
+        outputs,
+        title: written.title.unwrap_or_else(|| "Off-CPU time".to_owned()),
+        labels: Labels { threads: show.threads, pids: show.pids, cpus: false },
+        view: View { side, inlined: !show.no_inline },
+        limits: limit.iter().map(|text| bound(text)).collect::<Result<_, _>>()?,
+        stats,
+    })
+}
+
+/// A command is recorded until it ends, unless a time is given.
+fn how_long(given: Option<Duration>, target: &Target) -> Option<Duration> {
+    let until_end = matches!(target, Target::Command { .. });
+    given.or((!until_end).then_some(DEFAULT_DURATION))
+}
+
+fn side(user_only: bool, kernel_only: bool) -> Result<Side, PlanError> {
+    match (user_only, kernel_only) {
+        (true, true) => Err(PlanError::NoSide),
+        (true, false) => Ok(Side::User),
+        (false, true) => Ok(Side::Kernel),
+        (false, false) => Ok(Side::Both),
+    }
 }
 
 /// Whom to record, and what of it: a sample must belong to the target and pass each filter.
@@ -244,6 +277,22 @@ mod tests {
         assert_eq!(plan.frequency, 99);
         assert_eq!(plan.outputs, [Output::parse("flamegraph.svg".as_ref()).unwrap()]);
         assert_eq!(cpu("--all").unwrap().target, Target::Host);
+    }
+
+    #[test]
+    fn waits_are_recorded_like_cpu_time() {
+        let parse = |args: &str| {
+            let words = ["flame-graph", "offcpu"].into_iter().chain(args.split_whitespace());
+            Plan::new(Cli::try_parse_from(words).unwrap(), &Host::default())
+        };
+        let Ok(Plan::Cpu(plan)) = parse("--pid 7 --threads -d 2") else {
+            unreachable!("a recording")
+        };
+        let processes = Target::Processes { pids: vec![7], children: false };
+        assert_eq!((plan.target, plan.waits), (processes, Some(Waits::default())));
+        assert_eq!((plan.duration, plan.labels.threads), (Some(Duration::from_secs(2)), true));
+        assert!(parse("--user-only --kernel-only").is_err());
+        assert!(parse("--pid 1 --all").is_err());
     }
 
     #[test]

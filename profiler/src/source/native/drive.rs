@@ -26,6 +26,10 @@ use super::{
     samples::Sample,
     sideband::{Identity, Record},
     tables::{Storage, Tables},
+    times::{
+        Sums,
+        draw::{Canvas, Drawn},
+    },
 };
 use crate::{
     model::{
@@ -47,6 +51,8 @@ const SETTLE: Duration = Duration::from_millis(3);
 /// How long sampling is put off for the rows of its targets; what is not compiled by then follows
 /// while it runs.
 const MAX_PREPARE: Duration = Duration::from_millis(50);
+/// How long the end takes what the kernel summed out of it.
+const MAX_DRAIN: Duration = Duration::from_secs(10);
 /// How long the end waits for unwind rows that are still being compiled.
 const MAX_COMPILE_WAIT: Duration = Duration::from_secs(5);
 
@@ -67,6 +73,14 @@ pub trait Engine {
     fn forget(&mut self, pids: Vec<u32>);
     /// Stops sampling; what was sampled can still be drained.
     fn detach(&mut self);
+    /// Whether all that was collected can be drained at once; else rounds go on.
+    fn is_drained(&self) -> bool {
+        true
+    }
+    /// What was summed in the kernel, once all is drained.
+    fn sums(&mut self) -> Option<Sums> {
+        None
+    }
     /// Counts what was lost, with the recorder; gives how many samples were taken in all, lost
     /// ones included, and what it knows of the report.
     fn finish(&self, recorder: &mut Recorder<Self::Storage>) -> (u64, Report);
@@ -104,6 +118,7 @@ impl<S: Storage> Followed<S> {
             Modules::new(compiler, &settings.limits),
             Processes::new(interest(&settings.scope)),
             settings.labels,
+            settings.waits.is_some(),
             &settings.limits,
         );
         let mut followed = Self { recorder, compiled };
@@ -215,15 +230,20 @@ impl<E: Engine> Running<E> {
 
     /// The end: what still waits for rows gets some time.
     fn finish(mut self, metadata: Metadata) -> (Recording, Report) {
+        let deadline = Instant::now() + MAX_DRAIN;
         self.round(u64::MAX);
+        while !self.engine.is_drained() && Instant::now() < deadline {
+            self.round(u64::MAX);
+        }
         let deadline = Instant::now() + MAX_COMPILE_WAIT;
         while self.followed.recorder.is_waiting() && Instant::now() < deadline {
             self.followed.wait_compiled(ROUND);
             self.followed.recorder.round(Vec::new(), Vec::new(), u64::MAX);
         }
-        let Self { engine, followed: Followed { mut recorder, .. }, began_at, .. } = self;
+        let Self { mut engine, followed: Followed { mut recorder, .. }, began_at, .. } = self;
+        let sums = engine.sums();
         let (samples, report) = engine.finish(&mut recorder);
-        let recorded = recorder.finish();
+        let mut recorded = recorder.finish();
         let figures = recorded.figures;
         let report = Report {
             frames: figures.frames,
@@ -237,14 +257,23 @@ impl<E: Engine> Running<E> {
                 .then(|| figures.first_sample.saturating_sub(began_at) as f64 / 1e6),
             ..report
         };
+        let mut metric = Metric::samples();
+        let mut drawn =
+            Drawn { stacks: recorded.stacks, counted: samples, complete: figures.complete };
+        if let (Some(sums), Some(timed), Some(waits)) = (sums, recorded.timed, self.settings.waits)
+        {
+            metric = if waits.on_cpu { Metric::wall_clock() } else { Metric::waited() };
+            let canvas = Canvas::new(&drawn.stacks, &timed, waits, self.settings.labels);
+            drawn = canvas.draw(&sums, &mut recorded.losses);
+        }
         let recording = Recording {
             metadata,
-            metrics: vec![Metric::samples()],
-            stacks: recorded.stacks,
+            metrics: vec![metric],
+            stacks: drawn.stacks,
             modules: recorded.modules,
             losses: recorded.losses,
-            samples,
-            complete: figures.complete,
+            samples: drawn.counted,
+            complete: drawn.complete,
         };
         (recording, report)
     }
@@ -263,7 +292,7 @@ impl<E: Engine> Source for Running<E> {
             engine: E::NAME.to_owned(),
             start: self.start,
             duration: self.began.elapsed(),
-            frequency: Some(self.settings.frequency),
+            frequency: self.settings.samples().then_some(self.settings.frequency),
         };
         let (recording, mut report) = self.finish(metadata);
         report.start_to_recording_ms = start_to_recording_ms;

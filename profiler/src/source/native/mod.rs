@@ -1,4 +1,4 @@
-//! The native engines: on-CPU stacks of native programs, walked by unwind rows.
+//! The native engines: stacks of native programs, walked by unwind rows.
 //!
 //! * [`ebpf`] samples and walks in the kernel.
 //! * [`perf_event`] has the kernel copy registers and stacks, and walks here.
@@ -7,8 +7,10 @@
 //! * [`modules`] keeps the mapped files, which [`open`] opens and [`compile`] makes rows of.
 //! * [`tables`] holds the walker's tables, in memory that the kernel side shares.
 //! * [`limits`] has the bound of each of these.
+//! * [`times`] adds up where the time of threads goes.
 //! * [`recorder`] brings [`samples`] and process records into the order of time, finishes the walks
-//!   that the kernel handed up, for which it looks at [`code`], and interns stacks of [`frames`].
+//!   that the kernel handed up, for which it looks at [`code`], and names [`frames`], which are
+//!   [`kept`] as stacks.
 
 pub mod code;
 pub mod compile;
@@ -18,6 +20,7 @@ pub mod extents;
 pub mod frames;
 pub mod host_env;
 pub mod installed;
+pub mod kept;
 pub mod limits;
 pub mod modules;
 pub mod open;
@@ -29,6 +32,7 @@ pub mod ring;
 pub mod samples;
 pub mod sideband;
 pub mod tables;
+pub mod times;
 
 use profiler_ebpf::glob::Globs;
 use rustix::{
@@ -39,6 +43,7 @@ use serde::Serialize;
 
 use self::limits::Limits;
 use crate::target::{cgroup::Cgroup, process::Proc};
+pub use times::Waits;
 
 /// Priority (`nice`) of the threads that record: buffers must not run full, and samples not wait,
 /// because the host is busy.
@@ -110,8 +115,10 @@ pub struct Settings {
     pub scope: Scope,
     /// What of them.
     pub filter: Filter,
-    /// Samples a second on each CPU.
+    /// Samples a second on each CPU, where what runs is sampled.
     pub frequency: u64,
+    /// Time waits; with [`Waits::on_cpu`] what runs is sampled, too. None: only that.
+    pub waits: Option<Waits>,
     /// Collect user stacks.
     pub user: bool,
     /// Collect kernel stacks.
@@ -129,6 +136,14 @@ pub struct Settings {
     pub title: String,
     /// What is recorded, in words.
     pub target: String,
+}
+
+impl Settings {
+    /// Whether what runs is sampled.
+    #[must_use]
+    pub fn samples(&self) -> bool {
+        self.waits.is_none_or(|waits| waits.on_cpu)
+    }
 }
 
 /// What a native engine tells beside its recording. Times are in milliseconds or nanoseconds as
@@ -165,4 +180,7 @@ pub struct Report {
     pub start_to_recording_ms: f64,
     /// From the start of the program to the first sample; None: there was none.
     pub start_to_first_sample_ms: Option<f64>,
+    /// What the threads did, where waits were timed.
+    #[serde(flatten)]
+    pub times: Option<times::Figures>,
 }

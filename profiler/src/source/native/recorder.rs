@@ -7,6 +7,7 @@ use super::{
     Labels,
     code::Code,
     frames::{Timer, code_address, is_in_exec, true_frames, truncation, user_frame},
+    kept::{Keeping, Kept, Timed},
     limits::{Bound, Limits},
     modules::Modules,
     processes::{NewMapping, Processes},
@@ -20,7 +21,7 @@ use crate::model::{
     frame::{ModuleId, RawFrame},
     loss::{Loss, Losses, Truncation},
     profile::Module,
-    stacks::{StackId, Stacks},
+    stacks::Stacks,
 };
 use profiler_ebpf::{
     walk::Walk,
@@ -60,8 +61,7 @@ pub struct Recorder<S> {
     tables: Tables<S>,
     modules: Modules,
     processes: Processes,
-    labels: Labels,
-    stacks: Stacks<RawFrame>,
+    kept: Kept,
     losses: Losses,
     figures: Figures,
     records: Vec<Record>,
@@ -69,26 +69,25 @@ pub struct Recorder<S> {
     waiting: Vec<Waiting>,
     waiting_bytes: usize,
     max_waiting: usize,
-    max_nodes: usize,
     timer: Timer,
 }
 
 impl<S: Storage> Recorder<S> {
-    /// Nothing recorded yet.
+    /// Nothing recorded yet; `timed`: stacks belong to waits that are timed.
     #[must_use]
     pub fn new(
         tables: Tables<S>,
         modules: Modules,
         processes: Processes,
         labels: Labels,
+        timed: bool,
         limits: &Limits,
     ) -> Self {
         Self {
             tables,
             modules,
             processes,
-            labels,
-            stacks: Stacks::new(1),
+            kept: Kept::new(labels, timed, limits.get(Bound::Stacks)),
             losses: Losses::default(),
             figures: Figures::default(),
             records: Vec::new(),
@@ -96,7 +95,6 @@ impl<S: Storage> Recorder<S> {
             waiting: Vec::new(),
             waiting_bytes: 0,
             max_waiting: limits.get(Bound::Waiting),
-            max_nodes: limits.get(Bound::Stacks),
             timer: Timer::default(),
         }
     }
@@ -141,8 +139,8 @@ impl<S: Storage> Recorder<S> {
     pub fn lose_samples(&mut self, cause: Loss, n: u64) {
         self.losses.lose(cause, n);
         if n > 0 {
-            let stack = self.stacks.intern([&RawFrame::Lost(cause)]);
-            self.stacks.add(stack, 0, n);
+            let stack = self.kept.stacks.intern([&RawFrame::Lost(cause)]);
+            self.kept.stacks.add(stack, 0, n);
         }
     }
 
@@ -326,11 +324,15 @@ impl<S: Storage> Recorder<S> {
         cause: Option<Truncation>,
     ) {
         let user = true_frames(&sample.user, cause, regions);
-        let Some(stack) = self.place(sample, comm, regions, user, cause) else {
-            self.lose_samples(Loss::StacksFull, 1);
-            return;
-        };
-        self.stacks.add(stack, 0, 1);
+        let frames = self.frames(sample, regions, user);
+        match self.kept.keep(sample, comm, cause, &frames) {
+            Keeping::New => {}
+            Keeping::Known => return,
+            Keeping::Refused => {
+                self.lose_samples(Loss::StacksFull, 1);
+                return;
+            }
+        }
         match cause {
             Some(cause) => self.losses.truncate(cause),
             None => self.figures.complete += 1,
@@ -340,41 +342,24 @@ impl<S: Storage> Recorder<S> {
         self.figures.frames += (user.len() + sample.kernel.len()) as u64;
     }
 
-    /// The stack in the tree; None: it is new, and there are too many already.
-    fn place(
-        &mut self,
-        sample: &Sample,
-        comm: &Arc<str>,
-        regions: &Regions,
-        user: &[u64],
-        cause: Option<Truncation>,
-    ) -> Option<StackId> {
-        let (stacks, most) = (&mut self.stacks, self.max_nodes);
-        let mut push = |stack, frame: RawFrame| stacks.push_within(stack, &frame, most);
-        let process = RawFrame::Process(self.labels.process(comm, sample));
-        let mut stack = push(StackId::ROOT, process)?;
-        if self.labels.threads {
-            stack = push(stack, RawFrame::Thread(sample.comm().into()))?;
-        }
-        if let Some(cause) = cause {
-            stack = push(stack, RawFrame::Truncated(cause))?;
-        }
+    /// The frames of a sample in terms of the recording, root first.
+    fn frames(&mut self, sample: &Sample, regions: &Regions, user: &[u64]) -> Vec<RawFrame> {
+        let mut frames = Vec::with_capacity(user.len() + sample.kernel.len());
         for word in user.iter().rev() {
             let frame = user_frame(*word, regions, &self.modules);
             let frame = self.timer.time(frame, sample.header.time, &self.modules);
             if let RawFrame::User { module, .. } | RawFrame::Made { module, .. } = frame {
                 self.modules.record(module);
             }
-            stack = push(stack, frame)?;
+            frames.push(frame);
         }
-        for (depth, address) in sample.kernel.iter().enumerate().rev() {
-            let address = match depth {
+        frames.extend(sample.kernel.iter().enumerate().rev().map(|(depth, address)| {
+            RawFrame::Kernel(match depth {
                 0 => CodeAddress::Exact(*address),
                 _ => CodeAddress::Return(*address),
-            };
-            stack = push(stack, RawFrame::Kernel(address))?;
-        }
-        Some(stack)
+            })
+        }));
+        frames
     }
 
     /// The end: samples that still wait are interned as far as they got.
@@ -385,11 +370,13 @@ impl<S: Storage> Recorder<S> {
         for (cause, n) in self.modules.losses().lost {
             self.losses.lose(cause, n);
         }
+        let (stacks, timed) = self.kept.into_parts();
         Recorded {
             processes: self.processes.seen(),
             mappings: self.processes.mappings_seen(),
             rows: self.tables.rows_ever(),
-            stacks: self.stacks,
+            stacks,
+            timed,
             modules: self.modules.into_modules(),
             losses: self.losses,
             figures: self.figures,
@@ -402,6 +389,8 @@ impl<S: Storage> Recorder<S> {
 pub struct Recorded {
     /// The stacks.
     pub stacks: Stacks<RawFrame>,
+    /// Where waits are timed: what the stacks are called.
+    pub timed: Option<Timed>,
     /// Their modules.
     pub modules: Vec<Arc<Module>>,
     /// What was lost or cut short.

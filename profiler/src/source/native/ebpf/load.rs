@@ -24,6 +24,7 @@ use super::{
     btf::BtfError,
     mapped::{MappedTables, TableMaps},
     offsets::Offsets,
+    waits::{self, Timer, WaitGlobals},
 };
 use crate::{
     source::native::{Scope, Settings, limits::Bound},
@@ -74,7 +75,7 @@ pub enum LoadError {
 }
 
 /// A refusal of a program. The verifier's log goes to our own log.
-fn refused(program: &'static str, error: &ProgramError) -> LoadError {
+pub fn refused(program: &'static str, error: &ProgramError) -> LoadError {
     if let ProgramError::LoadError { verifier_log, .. } = error {
         log::debug!("{program}: {verifier_log}");
     }
@@ -105,6 +106,8 @@ pub struct Engine {
     ebpf: Ebpf,
     /// The samples.
     pub samples: RingBuf<MapData>,
+    /// What is there where waits are timed.
+    pub timer: Option<Timer>,
     counts: PerCpuArray<MapData, u64>,
     targets: HashMap<MapData, u32, u32>,
     /// Messages of the programs.
@@ -116,7 +119,7 @@ pub struct Engine {
     pub event: &'static str,
 }
 
-/// Run count and time of the sampling program, as the kernel measured them.
+/// Run count and time of a program, as the kernel measured them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RunStats {
     /// How often it ran.
@@ -135,7 +138,7 @@ impl Engine {
     pub fn load(settings: &Settings, cpus: u32) -> Result<(Self, MappedTables), LoadError> {
         let filter = &settings.filter;
         let cgroup = filter.cgroup.as_ref().map_or(0, Cgroup::id);
-        let offsets = Offsets::of_this_kernel(cgroup != 0)?;
+        let offsets = Offsets::of_this_kernel(cgroup != 0, settings.waits.is_some())?;
         let flag = |value: bool| u8::from(value);
         let only_targets = flag(settings.scope != Scope::Host);
         let thread_targets = flag(matches!(settings.scope, Scope::Threads { .. }));
@@ -144,8 +147,12 @@ impl Engine {
         let limits = &settings.limits;
         let ring = limits.entries(Bound::Ring);
         let wake = ring / 4;
+        let waits = WaitGlobals::new(settings, cpus);
         let mut loader = EbpfLoader::new();
+        waits.hand_over(&mut loader);
         loader
+            // The kernel's own storage of tasks: only programs use it.
+            .allow_unsupported_maps()
             .override_global("ONLY_TARGETS", &only_targets, true)
             .override_global("THREAD_TARGETS", &thread_targets, true)
             .override_global("ONLY_NAMES", &only_names, true)
@@ -153,7 +160,6 @@ impl Engine {
             .override_global("USER_STACKS", &user, true)
             .override_global("KERNEL_STACKS", &kernel, true)
             .override_global("WAKE_BYTES", &wake, true)
-            .map_max_entries("SCRATCH", cpus)
             .map_max_entries("SAMPLES", ring);
         for (map, bound) in TABLES {
             loader.map_max_entries(map, limits.entries(bound));
@@ -181,9 +187,12 @@ impl Engine {
         // The map of messages is not there when no program logs anything.
         let logger = EbpfLogger::init(&mut ebpf).ok();
         let stats = settings.measure.then(|| enable_stats(Stats::RunTime).ok()).flatten();
+        let timer = settings.waits.map(|_| Timer::new(&mut ebpf)).transpose()?;
         let links = Vec::new();
-        let event = "cpu-clock";
-        Ok((Self { ebpf, samples, counts, targets, logger, map_fds, stats, links, event }, tables))
+        let event = if settings.samples() { "cpu-clock" } else { "sched_switch" };
+        let engine =
+            Self { ebpf, samples, timer, counts, targets, logger, map_fds, stats, links, event };
+        Ok((engine, tables))
     }
 
     /// Makes a process, or a thread, a target; whether the table had room for it.
@@ -206,6 +215,16 @@ impl Engine {
         if matches!(settings.scope, Scope::Processes { children: true, .. }) {
             self.follow_forks()?;
         }
+        if let Some(timer) = &mut self.timer {
+            timer.attach(&mut self.ebpf)?;
+        }
+        if settings.samples() {
+            self.sample(settings, cpus)?;
+        }
+        Ok(())
+    }
+
+    fn sample(&mut self, settings: &Settings, cpus: &[u32]) -> Result<(), LoadError> {
         let failed = |error| refused(SAMPLE, &error);
         let program = self.ebpf.program_mut(SAMPLE).ok_or(LoadError::Missing(SAMPLE))?;
         let program: &mut PerfEvent = program.try_into().map_err(failed)?;
@@ -243,8 +262,23 @@ impl Engine {
         Ok(())
     }
 
+    /// One pass over all tasks, where waits are timed.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError::Program`].
+    pub fn visit(&mut self) -> Result<(), LoadError> {
+        match &mut self.timer {
+            Some(timer) => timer.visit(&mut self.ebpf),
+            None => Ok(()),
+        }
+    }
+
     /// Stops sampling; what was sampled can still be read.
     pub fn detach(&mut self) {
+        if let Some(timer) = &mut self.timer {
+            timer.detach(&mut self.ebpf);
+        }
         let links = std::mem::take(&mut self.links);
         if let Some(Program::PerfEvent(program)) = self.ebpf.program_mut(SAMPLE) {
             for link in links {
@@ -276,11 +310,12 @@ impl Engine {
         fds.filter_map(|fd| fdinfo(fd, "memlock")).sum()
     }
 
-    /// Run count and run time of the sampling program; None when they were not measured.
+    /// Run count and run time of the program that runs most; None when they were not measured.
     #[must_use]
     pub fn run_stats(&self) -> Option<RunStats> {
         self.stats.as_ref()?;
-        let fd = self.ebpf.program(SAMPLE)?.fd().ok()?.as_fd().as_raw_fd();
+        let name = if self.timer.is_some() { waits::SWITCH } else { SAMPLE };
+        let fd = self.ebpf.program(name)?.fd().ok()?.as_fd().as_raw_fd();
         Some(RunStats { runs: fdinfo(fd, "run_cnt")?, nanoseconds: fdinfo(fd, "run_time_ns")? })
     }
 
@@ -291,7 +326,12 @@ impl Engine {
     }
 }
 
-fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, LoadError> {
+/// Takes a map of this name over.
+///
+/// # Errors
+///
+/// [`LoadError::Missing`].
+pub fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, LoadError> {
     ebpf.take_map(name).ok_or(LoadError::Missing(name))
 }
 
@@ -308,7 +348,8 @@ fn raw_fd(map: &Map) -> Option<i32> {
         | Map::ArrayOfMaps(data)
         | Map::HashMap(data)
         | Map::PerCpuArray(data)
-        | Map::RingBuf(data) => data,
+        | Map::RingBuf(data)
+        | Map::Unsupported(data) => data,
         _ => return None,
     };
     Some(data.fd().as_fd().as_raw_fd())

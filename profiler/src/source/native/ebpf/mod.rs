@@ -2,6 +2,7 @@
 //!
 //! [`source`] runs it, [`load`] brings the programs and maps in and attaches them, [`mapped`] is the
 //! memory of the tables,
+//! [`waits`] times waits,
 //! [`btf`] finds the kernel's field offsets, [`offsets`] those that the programs need.
 
 pub mod btf;
@@ -9,3 +10,4 @@ pub mod load;
 pub mod mapped;
 pub mod offsets;
 pub mod source;
+pub mod waits;

@@ -14,12 +14,13 @@ pub struct Offsets {
 }
 
 impl Offsets {
-    /// Looks them up; `cgroups`: also those by which a task's cgroup is found.
+    /// Looks them up; `cgroups`: also those by which a task's cgroup is found; `times`: those by which
+    /// its time is told.
     ///
     /// # Errors
     ///
     /// [`LoadError::NoBtf`], or [`LoadError::Btf`] for a field that this kernel does not have.
-    pub fn of_this_kernel(cgroups: bool) -> Result<Self, LoadError> {
+    pub fn of_this_kernel(cgroups: bool, times: bool) -> Result<Self, LoadError> {
         let bytes = std::fs::read("/sys/kernel/btf/vmlinux").map_err(LoadError::NoBtf)?;
         let btf = Btf::parse(&bytes)?;
         let [flags, mm] = offsets(&btf, "task_struct", ["flags", "mm"])?;
@@ -49,6 +50,20 @@ impl Offsets {
                 ("CGROUP_PARENT", own + parent),
                 ("CSS_CGROUP", back),
                 ("NODE_ID", id),
+            ]);
+        }
+        if times {
+            let [state, on_cpu] = offsets(&btf, "task_struct", ["__state", "on_cpu"])?;
+            let [exit, start] = offsets(&btf, "task_struct", ["exit_state", "start_time"])?;
+            let [exec, info] = offsets(&btf, "task_struct", ["self_exec_id", "sched_info"])?;
+            let [delay] = offsets(&btf, "sched_info", ["run_delay"])?;
+            globals.extend([
+                ("TASK_STATE", state),
+                ("TASK_ON_CPU", on_cpu),
+                ("TASK_EXIT_STATE", exit),
+                ("TASK_START", start),
+                ("TASK_EXEC_ID", exec),
+                ("TASK_RUN_DELAY", info + delay),
             ]);
         }
         let execve_mask = execve.map_or(0, |field| 1 << (field.bit_offset % 8));

@@ -5,7 +5,10 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use anyhow::Context as _;
 use profiler_ebpf::wire::Counter;
 
-use super::{load::Engine, mapped::MappedTables};
+use super::{
+    load::{Engine, LoadError},
+    mapped::MappedTables,
+};
 use crate::{
     model::loss::Loss,
     source::native::{
@@ -15,6 +18,7 @@ use crate::{
         recorder::Recorder,
         samples::Sample,
         sideband::Sideband,
+        times::{Figures, Sums},
     },
     target::{capabilities::online_cpus, process::Proc},
 };
@@ -28,6 +32,10 @@ pub struct EbpfEngine {
     refused: u64,
     /// Targets that have ended.
     ended: Vec<u32>,
+    /// Tasks that the last pass over all tasks left to the next.
+    left: u64,
+    /// What all passes left, as the kernel counts it.
+    left_ever: u64,
 }
 
 /// Starts sampling. The side-band is opened before anything is read from `/proc`, so that no
@@ -52,16 +60,42 @@ pub fn start(settings: Settings) -> anyhow::Result<Running<EbpfEngine>> {
     let refused = ids.iter().filter(|id| !engine.add_target(**id, children)).count() as u64;
     let followed = Followed::start(tables, &settings)?;
     engine.attach(&settings, &cpus)?;
-    Ok(Running::new(
-        EbpfEngine { engine, sideband, malformed: 0, refused, ended: Vec::new() },
-        followed,
-        settings,
-    ))
+    let mut engine = EbpfEngine {
+        engine,
+        sideband,
+        malformed: 0,
+        refused,
+        ended: Vec::new(),
+        left: 0,
+        left_ever: 0,
+    };
+    engine.visit()?;
+    Ok(Running::new(engine, followed, settings))
 }
 
 impl EbpfEngine {
     fn count(&self, counter: Counter) -> u64 {
         self.engine.counter(counter)
+    }
+
+    /// Where waits are timed: has the tasks looked at that were not yet.
+    fn visit(&mut self) -> Result<(), LoadError> {
+        self.engine.visit()?;
+        let left = self.count(Counter::VisitLeft);
+        self.left = left - self.left_ever;
+        self.left_ever = left;
+        Ok(())
+    }
+
+    /// Figures about time.
+    fn times(&self) -> Option<Figures> {
+        let timer = self.engine.timer.as_ref()?;
+        Some(Figures {
+            switches: self.count(Counter::Switches),
+            walks: self.count(Counter::Walks),
+            stacks_sent_again: self.count(Counter::StackAgain),
+            ..timer.sums.figures()
+        })
     }
 }
 
@@ -71,11 +105,21 @@ impl drive::Engine for EbpfEngine {
 
     fn fds(&self) -> Vec<BorrowedFd<'_>> {
         let sideband = self.sideband.fds().map(|fd| fd.as_fd());
-        sideband.chain([self.engine.samples_fd()]).collect()
+        let sums = self.engine.timer.iter().map(|timer| timer.ring.as_fd());
+        sideband.chain([self.engine.samples_fd()]).chain(sums).collect()
     }
 
     fn drain(&mut self) -> Drained {
         self.engine.flush_messages();
+        if self.left > 0
+            && let Err(error) = self.visit()
+        {
+            log::debug!("a pass over all tasks failed: {error}");
+            self.left = 0;
+        }
+        if let Some(timer) = &mut self.engine.timer {
+            timer.drain();
+        }
         let mut drained = Drained::default();
         while let Some(item) = self.engine.samples.next() {
             match Sample::decode(&item) {
@@ -88,7 +132,8 @@ impl drive::Engine for EbpfEngine {
     }
 
     fn lost(&self) -> u64 {
-        self.count(Counter::RingFull) + self.count(Counter::NoScratch) + self.malformed
+        let timer = self.engine.timer.as_ref().map_or(0, |timer| timer.malformed);
+        self.count(Counter::RingFull) + self.count(Counter::NoScratch) + self.malformed + timer
     }
 
     fn forget(&mut self, mut pids: Vec<u32>) {
@@ -107,14 +152,32 @@ impl drive::Engine for EbpfEngine {
 
     fn detach(&mut self) {
         self.engine.detach();
+        // Brings in what the kernel has summed so far.
+        self.left = u64::from(self.engine.timer.is_some());
+    }
+
+    fn is_drained(&self) -> bool {
+        self.left == 0
+    }
+
+    fn sums(&mut self) -> Option<Sums> {
+        let lost = self.count(Counter::TimeLost);
+        let timer = self.engine.timer.as_mut()?;
+        timer.sums.lost = lost;
+        Some(timer.sums.clone())
     }
 
     fn finish(&self, recorder: &mut Recorder<MappedTables>) -> (u64, Report) {
         recorder.lose_samples(Loss::RingFull, self.count(Counter::RingFull));
         recorder.lose_samples(Loss::NoScratch, self.count(Counter::NoScratch));
-        recorder.lose_samples(Loss::Malformed, self.malformed);
+        let timer = self.engine.timer.as_ref().map_or(0, |timer| timer.malformed);
+        recorder.lose_samples(Loss::Malformed, self.malformed + timer);
+        recorder.lose(Loss::TimeLost, self.count(Counter::TimeLost) / 1000);
+        recorder.lose(Loss::ThreadUntimed, self.count(Counter::NoThread));
         recorder.lose(Loss::TargetsFull, self.refused + self.count(Counter::TargetsFull));
-        let taken = self.count(Counter::Samples);
+        let switches = self.count(Counter::Switches);
+        let samples = self.count(Counter::Samples);
+        let taken = if switches > 0 { switches } else { samples };
         let run = self.engine.run_stats();
         let per =
             |total: u64| run.filter(|_| total > 0).map(|r| r.nanoseconds as f64 / total as f64);
@@ -125,8 +188,9 @@ impl drive::Engine for EbpfEngine {
             bpf_nanoseconds: run.map(|run| run.nanoseconds),
             bpf_nanoseconds_per_sample: per(taken),
             bpf_nanoseconds_per_frame: per(self.count(Counter::Frames)),
+            times: self.times(),
             ..Report::default()
         };
-        (taken, report)
+        (samples, report)
     }
 }

@@ -1,0 +1,420 @@
+//! Keeping time: at every switch of a CPU from one task to the next, how long each did what, and
+//! in which stack it begins to wait.
+//!
+//! A switch happens hundreds of thousands of times a second, so what it costs counts. A thread
+//! carries the stacks of its last waits with all that their walks depended on; where these words
+//! of its stack are the same again, so is the stack, and nothing is walked or sent.
+
+use core::hint::black_box;
+
+use aya_ebpf::{
+    EbpfContext as _,
+    helpers::generated::{
+        bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_probe_read_kernel, bpf_probe_read_user,
+        bpf_task_pt_regs,
+    },
+    programs::BtfTracePointContext,
+};
+use profiler_ebpf::{
+    threads::{Clock, phase, wait},
+    walk::depends,
+    wire::{
+        Control, Counter, MAX_KERNEL_FRAMES, Outcome, PAYLOAD_WORDS, PROOF_SPAN, PROOF_WORDS, SLOTS,
+    },
+};
+
+use crate::{
+    config,
+    maps::{CONTROL, Proof, SCRATCH, STACKS, Scratch, Slot, THREADS, Thread, count},
+    stack::{
+        PtRegs, begin_walk, hand_up, has_user_stack, is_for_host, kernel_stack, mix, send,
+        set_kernel_frames, walk,
+    },
+    sums::{add, send_all, send_sums, write_name},
+    targets,
+};
+
+/// What a wait is called whose stack nobody saw.
+pub const NO_STACK: u64 = 1;
+/// A wait that is not wanted has no slot.
+const UNWANTED: u32 = SLOTS as u32;
+
+/// At every switch: `(preempt, prev, next, prev_state)`.
+#[inline(always)]
+pub fn take(ctx: &BtfTracePointContext) {
+    let Some(control) = CONTROL.get(0) else { return };
+    // SAFETY: helper without preconditions.
+    let now = unsafe { bpf_ktime_get_ns() };
+    if control.end != 0 {
+        return;
+    }
+    let (prev, next): (*const u8, *const u8) = (ctx.arg(1), ctx.arg(2));
+    let (preempted, state): (u64, u64) = (ctx.arg(0), ctx.arg(3));
+    leave(ctx, control, prev, now, if preempted & 0xff != 0 { 0 } else { state as u32 });
+    enter(control, next, now);
+}
+
+/// A task gets the CPU.
+#[inline(always)]
+fn enter(control: &Control, task: *const u8, now: u64) {
+    if number(task, config::task_pid_offset()) == 0 {
+        return;
+    }
+    let mut thread = THREADS.get(task);
+    if thread.is_null() {
+        if !targets::is_target(task) {
+            return;
+        }
+        thread = THREADS.make(task);
+        if thread.is_null() {
+            count(Counter::NoThread, 1);
+            return;
+        }
+    }
+    // SAFETY: what the task carries; it is switched by one CPU at a time.
+    let thread = unsafe { &mut *thread };
+    if thread.clock.phase == phase::NONE {
+        begin_waiting(control, thread, task, wait::UNSEEN);
+    }
+    thread.clock.switch_in(now);
+}
+
+/// Makes a thread of which nothing is known one that waits since the recording began, or since it
+/// was made.
+#[inline(always)]
+pub fn begin_waiting(control: &Control, thread: &mut Thread, task: *const u8, state: u32) {
+    let started = word(task, config::task_start_offset());
+    let (born, state) =
+        if started > control.begin { (started, wait::NEW) } else { (control.begin, state) };
+    thread.clock = Clock::waiting(born, state, word(task, config::task_run_delay_offset()));
+    identify(thread, task);
+    let slot = &mut thread.slots[0];
+    (slot.stack, slot.state) = (NO_STACK, state);
+    slot.proof.words = PROOF_WORDS as u32 + 1;
+    (thread.slot, thread.next) = (0, 1);
+}
+
+/// A task leaves the CPU, in this state of the kernel.
+#[inline(always)]
+fn leave(
+    ctx: &BtfTracePointContext,
+    control: &Control,
+    task: *const u8,
+    now: u64,
+    kernel_state: u32,
+) {
+    if number(task, config::task_pid_offset()) == 0 {
+        return;
+    }
+    let mut thread = THREADS.get(task);
+    if thread.is_null() {
+        if !targets::is_target(task) {
+            return;
+        }
+        thread = THREADS.make(task);
+        if thread.is_null() {
+            count(Counter::NoThread, 1);
+            return;
+        }
+    }
+    // SAFETY: what the task carries; it is switched by one CPU at a time.
+    let thread = unsafe { &mut *thread };
+    if thread.clock.phase == phase::NONE {
+        let started = word(task, config::task_start_offset());
+        let born = if started > control.begin { started } else { control.begin };
+        thread.clock = Clock::running(born);
+        thread.slot = UNWANTED;
+        identify(thread, task);
+    }
+    let delay = word(task, config::task_run_delay_offset());
+    let state = wait::from_kernel(kernel_state);
+    let wait = match state {
+        Some(state) => thread.clock.switch_out(now, state, delay),
+        None => thread.clock.end(now, delay),
+    };
+    add(thread, wait);
+    if !is_same(thread, task) {
+        // Another program, or another name: what was counted belongs to the one before.
+        send_all(thread);
+        identify(thread, task);
+    }
+    let Some(state) = state else {
+        send_all(thread);
+        return;
+    };
+    if !targets::passes(task) {
+        thread.clock.take_on_cpu();
+        thread.slot = UNWANTED;
+        return;
+    }
+    count(Counter::Switches, 1);
+    thread.slot = slot_of(ctx, thread, task, state);
+}
+
+/// Whether the thread is still what it was: the same id, program and names.
+#[inline(always)]
+fn is_same(thread: &Thread, task: *const u8) -> bool {
+    let (comm, process) = (name(task), name(targets::leader(task)));
+    thread.tid == number(task, config::task_pid_offset())
+        && thread.exec_id == word(task, config::task_exec_id_offset())
+        && thread.comm[0] == comm[0]
+        && thread.comm[1] == comm[1]
+        && thread.process[0] == process[0]
+        && thread.process[1] == process[1]
+}
+
+/// Makes a thread know who it is, and nothing of its stacks.
+#[inline(always)]
+fn identify(thread: &mut Thread, task: *const u8) {
+    thread.pid = number(task, config::task_tgid_offset());
+    thread.tid = number(task, config::task_pid_offset());
+    thread.exec_id = word(task, config::task_exec_id_offset());
+    thread.comm = name(task);
+    thread.process = name(targets::leader(task));
+}
+
+/// The slot of the stack that a task waits in from now on.
+#[inline(always)]
+fn slot_of(ctx: &BtfTracePointContext, thread: &mut Thread, task: *const u8, state: u32) -> u32 {
+    // SAFETY: helper without preconditions.
+    let number = config::wait_scratch() + unsafe { bpf_get_smp_processor_id() };
+    let Some(scratch) = SCRATCH.get_ptr_mut(number) else {
+        count(Counter::NoScratch, 1);
+        return UNWANTED;
+    };
+    // SAFETY: the scratch space of this CPU for switches, which do not interrupt each other. The
+    // callback of bpf_loop uses it, too, so no reference lives across that call.
+    let (kernel, top) = unsafe { look(ctx, &mut *scratch, task) };
+    for index in 0..SLOTS {
+        let slot = &thread.slots[index];
+        // SAFETY: as above.
+        if slot.state == state
+            && is_at(slot, kernel, &top)
+            && proves(slot, unsafe { &mut *scratch })
+        {
+            return index as u32;
+        }
+    }
+    count(Counter::Walks, 1);
+    // SAFETY: as above.
+    unsafe {
+        (*scratch).hash = mix(mix(kernel, thread.exec_id), u64::from(thread.pid));
+        (*scratch).proof.start = top.sp;
+        (*scratch).proof.words = 0;
+        (*scratch).proof.depends = 0;
+        if top.has_stack && begin_walk_of(thread, &mut *scratch, task) {
+            walk::<true>(number);
+        }
+        remember(thread, &mut *scratch, kernel, &top, state)
+    }
+}
+
+#[inline(always)]
+fn begin_walk_of(thread: &Thread, scratch: &mut Scratch, task: *const u8) -> bool {
+    scratch.header.pid = thread.pid;
+    begin_walk(scratch, task)
+}
+
+/// Where the user stack begins.
+struct Top {
+    has_stack: bool,
+    ip: u64,
+    sp: u64,
+    bp: u64,
+    bx: u64,
+}
+
+/// Looks at where the current task is: puts the kernel frames into the payload and gives a number
+/// that stands for them, and the top of the user stack.
+#[inline(always)]
+fn look(ctx: &BtfTracePointContext, scratch: &mut Scratch, task: *const u8) -> (u64, Top) {
+    let frames = if config::kernel_stacks() { kernel_stack(ctx.as_ptr(), scratch) } else { 0 };
+    set_kernel_frames(scratch, frames);
+    let frames = black_box(frames);
+    let mut kernel = 0;
+    for index in 0..MAX_KERNEL_FRAMES as u32 {
+        if index >= frames {
+            break;
+        }
+        kernel = mix(kernel, scratch.words[index as usize]);
+    }
+    scratch.outcome = Outcome::NoUserStack as u32;
+    let mut top = Top { has_stack: false, ip: 0, sp: 0, bp: 0, bx: 0 };
+    if config::user_stacks() && has_user_stack(task) {
+        // SAFETY: the helper gives a pointer that the verifier knows; fields are loaded by their
+        // own sizes (`cs` is a union of several since 6.9).
+        unsafe {
+            let regs = bpf_task_pt_regs(task.cast_mut().cast()) as *const PtRegs;
+            top = Top {
+                has_stack: true,
+                ip: (&raw const (*regs).ip).read(),
+                sp: (&raw const (*regs).sp).read(),
+                bp: (&raw const (*regs).bp).read(),
+                bx: (&raw const (*regs).bx).read(),
+            };
+        }
+    }
+    (kernel, top)
+}
+
+/// Whether a slot's stack has these kernel frames and begins there.
+#[inline(always)]
+fn is_at(slot: &Slot, kernel: u64, top: &Top) -> bool {
+    slot.stack > NO_STACK
+        && slot.kernel == kernel
+        && slot.ip == top.ip
+        && slot.sp == top.sp
+        && slot.proof.words <= PROOF_WORDS as u32
+        && (slot.proof.depends & depends::BP == 0 || slot.bp == top.bp)
+        && (slot.proof.depends & depends::BX == 0 || slot.bx == top.bx)
+}
+
+/// Whether the words that the walk of a slot's stack read are still the same.
+#[inline(always)]
+fn proves(slot: &Slot, scratch: &mut Scratch) -> bool {
+    let words = slot.proof.words;
+    if words == 0 {
+        return true;
+    }
+    let span = black_box(slot.span);
+    if span == 0 || span > PROOF_SPAN as u32 {
+        return false;
+    }
+    // The end of the payload is free now.
+    const WINDOW: usize = PAYLOAD_WORDS - PROOF_SPAN / 8;
+    // SAFETY: the window has room for PROOF_SPAN bytes; the helper never faults.
+    let failed = unsafe {
+        bpf_probe_read_user((&raw mut scratch.words[WINDOW]).cast(), span, slot.sp as *const _)
+    };
+    if failed != 0 {
+        return false;
+    }
+    for at in 0..PROOF_WORDS {
+        // The compiler would count down from `words`, and the verifier lose sight of the end.
+        if at as u32 >= black_box(words) {
+            break;
+        }
+        let place = slot.proof.places[at] as usize & (PROOF_SPAN / 8 - 1);
+        if scratch.words[WINDOW + place] != slot.proof.values[at] {
+            return false;
+        }
+    }
+    true
+}
+
+/// Gives a stack that was just walked a slot, and sends it if it is new.
+#[inline(always)]
+fn remember(thread: &mut Thread, scratch: &mut Scratch, kernel: u64, top: &Top, state: u32) -> u32 {
+    let is_for_host = is_for_host(scratch.outcome);
+    let mut stack = mix(scratch.hash, u64::from(scratch.outcome)) | 2;
+    if is_for_host {
+        // What is behind the frames so far is not known yet: it is this thread's, here.
+        stack = mix(mix(stack, thread.clock.born), mix(u64::from(thread.tid), top.sp)) | 2;
+    }
+    let is_known = make_known(thread, scratch, stack, is_for_host);
+    let mut index = thread.next as usize & (SLOTS - 1);
+    let mut is_there = false;
+    for at in 0..SLOTS {
+        if thread.slots[at].stack == stack && thread.slots[at].state == state {
+            (index, is_there) = (at, true);
+        }
+    }
+    let index = black_box(index) & (SLOTS - 1);
+    if !is_there {
+        send_sums(thread, index as u32);
+        thread.next = (index as u32 + 1) & (SLOTS as u32 - 1);
+    }
+    let provable = is_known
+        && !is_for_host
+        && scratch.proof.depends & depends::GENERAL == 0
+        && scratch.outcome != Outcome::Compat as u32;
+    let slot = &mut thread.slots[index];
+    (slot.stack, slot.state, slot.kernel) = (stack, state, kernel);
+    (slot.ip, slot.sp, slot.bp, slot.bx) = (top.ip, top.sp, top.bp, top.bx);
+    slot.proof.words = PROOF_WORDS as u32 + 1;
+    if provable && scratch.proof.words <= PROOF_WORDS as u32 {
+        // SAFETY: both are map values of this size.
+        unsafe {
+            bpf_probe_read_kernel(
+                (&raw mut slot.proof).cast(),
+                size_of::<Proof>() as u32,
+                (&raw const scratch.proof).cast(),
+            );
+        }
+        slot.span = span(&scratch.proof);
+    }
+    index as u32
+}
+
+/// Bytes above the stack pointer in which all words of a proof lie.
+#[inline(always)]
+fn span(proof: &Proof) -> u32 {
+    let mut last = 0;
+    for at in 0..PROOF_WORDS {
+        if at as u32 >= black_box(proof.words) {
+            break;
+        }
+        let place = u32::from(proof.places[at]);
+        if place >= last {
+            last = place + 1;
+        }
+    }
+    last * 8
+}
+
+/// Sends a stack, unless it was sent before; false: there was no room for it.
+#[inline(always)]
+fn make_known(thread: &Thread, scratch: &mut Scratch, stack: u64, is_for_host: bool) -> bool {
+    // SAFETY: a plain lookup, whose value is not used.
+    if unsafe { STACKS.get(stack) }.is_some() {
+        return true;
+    }
+    scratch.header.copy_bytes = 0;
+    scratch.header.copy_holes = 0;
+    if is_for_host {
+        hand_up(scratch);
+    }
+    fill_header(thread, scratch, stack);
+    if !send(scratch) {
+        count(Counter::StackUnsent, 1);
+        return false;
+    }
+    if STACKS.insert(stack, 1, 0).is_err() {
+        count(Counter::StackAgain, 1);
+    }
+    true
+}
+
+/// Fills in what the header says beside the frames.
+#[inline(always)]
+pub fn fill_header(thread: &Thread, scratch: &mut Scratch, stack: u64) {
+    let header = &mut scratch.header;
+    // SAFETY: helper without preconditions.
+    header.time = unsafe { bpf_ktime_get_ns() };
+    header.pid = thread.pid;
+    header.tid = thread.tid;
+    header.cpu = 0;
+    header.stack = stack;
+    // SAFETY: 16 bytes that begin at a multiple of 8 in the header, and any bytes are a name.
+    unsafe { write_name((&raw mut header.comm).cast(), thread.comm) };
+}
+
+/// A number of a task.
+#[inline(always)]
+pub fn number(task: *const u8, offset: usize) -> u32 {
+    // SAFETY: a field of the task, at its offset in this kernel.
+    unsafe { task.add(offset).cast::<u32>().read() }
+}
+
+/// A 64-bit number of a task.
+#[inline(always)]
+pub fn word(task: *const u8, offset: usize) -> u64 {
+    // SAFETY: as above.
+    unsafe { task.add(offset).cast::<u64>().read() }
+}
+
+#[inline(always)]
+fn name(task: *const u8) -> [u64; 2] {
+    // SAFETY: the same size.
+    unsafe { core::mem::transmute::<[u8; 16], [u64; 2]>(targets::name(task)) }
+}
