@@ -5,6 +5,7 @@ mod collect;
 mod cpu;
 mod engine;
 mod local;
+mod perf_maps;
 mod stats;
 mod steer;
 

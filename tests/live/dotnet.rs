@@ -318,3 +318,48 @@ fn a_runtime_that_is_stopped_is_not_waited_for() {
     let before = record(&stage, &target, &[]);
     shares(&before.stacks);
 }
+
+#[test]
+fn a_perf_map_names_compiled_code_when_asked_for() {
+    require!(root(), runtimes());
+    let stage = Stage::take();
+    let target = start(&stage, RUNTIMES[0], &[]);
+    let pid = target.pid().to_string();
+    let made = |asked: &[&str]| {
+        let args = [&["--pid", &pid, "-F", "499", "-d", "1"], asked].concat();
+        let Recorded { stacks, said, .. } = stage.cpu(&args);
+        assert!(!said.contains("note:"), "{said}");
+        let left = ["perf", "perfinfo"].map(|name| format!("/tmp/{name}-{pid}.map"));
+        assert!(left.iter().all(|file| !fs::exists(file).unwrap()), "{left:?}");
+        let named = stacks.filter(|stack| {
+            let has = |name: &str| stack.frames.iter().any(|frame| frame.name.contains(name));
+            has("Program::Main(string[])") && has("Program::Step(bool)") && has("Program::Burn(")
+        });
+        named.total() as f64 / stacks.total() as f64
+    };
+    assert!(made(&[]) < 1e-9);
+    assert!(made(&["--enable-perf-maps"]) > 0.9);
+    // It stopped writing, and can be asked again.
+    assert!(made(&[]) < 1e-9);
+    assert!(made(&["--enable-perf-maps"]) > 0.9);
+
+    let older = start(&stage, RUNTIMES[1], &[]);
+    let pid = older.pid().to_string();
+    let said = stage.cpu(&["--pid", &pid, "-F", "199", "-d", "1", "--enable-perf-maps"]).said;
+    assert!(said.contains("no perf map: ") && said.contains("which .NET 8 does"), "{said}");
+}
+
+#[test]
+fn a_map_that_was_there_before_stays() {
+    require!(root(), runtimes());
+    let stage = Stage::take();
+    let target = stage.start(harness(RUNTIMES[0], &[]).env("DOTNET_PerfMapEnabled", "3"));
+    let pid = target.pid().to_string();
+    stage.cpu(&["--pid", &pid, "-F", "199", "-d", "1", "--enable-perf-maps"]);
+    for name in ["perf", "perfinfo"] {
+        let file = format!("/tmp/{name}-{pid}.map");
+        let there = fs::exists(&file).unwrap();
+        let _ = fs::remove_file(&file);
+        assert!(there, "{file} was the target's own");
+    }
+}

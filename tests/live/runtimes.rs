@@ -118,6 +118,55 @@ fn java_with_a_perf_map_written_during_the_run() {
     mostly(&stacks, &["JavaMain", "outer", "inner", "burn"], 0.95);
 }
 
+/// The Java program, started with these options.
+fn java(stage: &Stage, options: &[&str]) -> Target {
+    let classes = scratch().join("java");
+    fs::create_dir_all(&classes).unwrap();
+    let source = programs().join("Work.java");
+    compile::run("javac", &["-d".as_ref(), classes.as_ref(), source.as_ref()], &classes);
+    let mut command = Command::new("java");
+    command.args(["-XX:+PreserveFramePointer", "-XX:-Inline", "-XX:+UseSerialGC"]);
+    stage.start(command.args(options).arg("-cp").arg(&classes).arg("Work"))
+}
+
+#[test]
+fn java_writes_a_perf_map_when_asked_for() {
+    require!(root(), tool("java"), tool("javac"));
+    let stage = Stage::take();
+    let target = java(&stage, &[]);
+    let pid = target.pid().to_string();
+    let _socket = Map(format!("/tmp/.java_pid{pid}").into());
+    let record = |asked: &[&str]| {
+        let stacks = stage.cpu(&[&["--pid", &pid, "-F", "499", "-d", "1"], asked].concat()).stacks;
+        for name in ["perf-", ".attach_pid"] {
+            let left = fs::read_dir("/tmp").unwrap().map(|entry| entry.unwrap().file_name());
+            let mut left = left.map(|file| file.to_string_lossy().into_owned());
+            assert!(!left.any(|file| file.starts_with(name) && file.contains(&pid)), "{name}");
+        }
+        stacks
+    };
+    assert!(!record(&[]).to_string().contains("Work.burn"));
+    // Once attaching opens the socket, once it is open.
+    for _ in 0..2 {
+        let stacks = record(&["--enable-perf-maps"]);
+        mostly(&stacks, &["JavaMain", "Work.outer", "Work.inner", "Work.burn"], 0.9);
+    }
+}
+
+#[test]
+fn a_java_that_a_signal_would_end_is_not_asked() {
+    require!(root(), tool("java"), tool("javac"));
+    let stage = Stage::take();
+    let target = java(&stage, &["-Xrs"]);
+    let args = ["--pid", &target.pid().to_string(), "-F", "199", "-d", "1", "--enable-perf-maps"];
+    // It opens its socket at the start, as no signal can have it do so later.
+    fs::remove_file(format!("/tmp/.java_pid{}", target.pid())).unwrap();
+    let said = stage.cpu(&args).said;
+    assert!(said.contains("does not catch SIGQUIT"), "{said}");
+    assert!(fs::exists(format!("/proc/{}/exe", target.pid())).unwrap());
+    stage.cpu(&args[..6]);
+}
+
 #[test]
 fn code_made_at_run_time_by_its_map() {
     require!(root(), tool("gcc"));

@@ -77,6 +77,10 @@ pub struct Cpu {
     /// be used
     #[arg(long, value_name = "ENGINE", value_enum)]
     pub engine: Option<Engine>,
+    /// Have the .NET (8 or later) and Java (17 or later) processes that were sampled write a perf map
+    /// at the end, so that their compiled code has names
+    #[arg(long, help_heading = "What to show")]
+    pub enable_perf_maps: bool,
     /// What to show.
     #[command(flatten)]
     pub show: Show,

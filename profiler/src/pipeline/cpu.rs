@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, bail};
 
 use super::{
-    Exit, check, engine, finish, say,
+    Exit, check, engine, finish, perf_maps, say,
     stats::Stats,
     steer::{End, Steered, steer},
 };
@@ -48,7 +48,9 @@ pub fn cpu(plan: &CpuPlan) -> anyhow::Result<Exit> {
         kernel: plan.view.side != Side::User,
         ..symbolize::Options::default()
     };
+    let asked = plan.perf_maps.then(|| perf_maps::ask(&recording));
     let mut profile: Profile = symbolize(recording, &options);
+    drop(asked);
     if plan.waits.is_some() {
         profile.stacks = waits::without_switch(&profile.stacks);
     }

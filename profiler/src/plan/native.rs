@@ -72,6 +72,8 @@ pub struct CpuPlan {
     pub labels: Labels,
     /// What is shown.
     pub view: View,
+    /// Whether runtimes are asked for perf maps.
+    pub perf_maps: bool,
     /// Bounds that are lower than usual.
     pub limits: Vec<(Bound, usize)>,
     /// Where figures about the recording go.
@@ -83,7 +85,16 @@ pub struct CpuPlan {
 /// # Errors
 /// The first contradiction or unusable value.
 pub fn cpu(cpu: cli::Cpu, host: &Host) -> Result<CpuPlan, PlanError> {
-    let cli::Cpu { targets, frequency: hertz, engine, show, written, limit, stats } = cpu;
+    let cli::Cpu {
+        targets,
+        frequency: hertz,
+        engine,
+        show,
+        written,
+        limit,
+        stats,
+        enable_perf_maps,
+    } = cpu;
     let side = side(show.user_only, show.kernel_only)?;
     let frequency = frequency(&hertz, host)?;
     let given = targets.duration.as_deref().map(duration).transpose()?;
@@ -101,6 +112,7 @@ pub fn cpu(cpu: cli::Cpu, host: &Host) -> Result<CpuPlan, PlanError> {
         title: written.title.unwrap_or_else(|| "CPU time".to_owned()),
         labels: Labels { threads: show.threads, pids: show.pids, cpus: show.per_cpu },
         view: View { side, inlined: !show.no_inline },
+        perf_maps: enable_perf_maps,
         limits,
         stats,
     })
@@ -131,6 +143,7 @@ pub fn off_cpu(off_cpu: cli::OffCpu) -> Result<CpuPlan, PlanError> {
         filter,
         frequency: 0,
         waits: Some(Waits::default()),
+        perf_maps: false,
         engine: None,
         outputs,
         title: written.title.unwrap_or_else(|| "Off-CPU time".to_owned()),

@@ -3,6 +3,7 @@
 //! * [`cgroup`] knows cgroups by their folders.
 //! * [`listener`] finds the process that listens on a port, [`runtime`] says which language runtime
 //!   a process is, [`pick`] takes the only process that can be meant or lists them.
+//! * [`diagnostics`] asks runtimes over sockets of their own.
 //! * [`image`] opens and maps files of others so that they cannot hurt us.
 //! * [`made_code`] opens the files in which runtimes tell what code they made.
 //! * [`process`] reads `/proc`, below a root that tests can choose.
@@ -13,6 +14,7 @@
 pub mod capabilities;
 pub mod cgroup;
 pub mod command;
+pub mod diagnostics;
 pub mod engine;
 pub mod image;
 pub mod listener;

@@ -2,12 +2,12 @@
 //! sockets of its network namespace.
 
 use std::{
-    ffi::OsStr,
+    ffi::OsString,
     fs,
     io::{BufReader, Read as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::unix::ffi::OsStrExt as _,
-    path::{Path, PathBuf},
+    os::unix::ffi::OsStringExt as _,
+    path::PathBuf,
 };
 
 use super::{Folder, Proc, ProcError, SMALL_FILE, maps, parse};
@@ -96,11 +96,9 @@ impl Proc {
     ///
     /// What reading gave.
     pub fn temporary_folder(&self, pid: u32) -> Result<PathBuf, ProcError> {
-        let environment = self.open(pid)?.read("environ")?;
-        let mut variables = environment.split(|byte| *byte == 0);
-        let named = variables.find_map(|variable| variable.strip_prefix(b"TMPDIR="));
-        let named = named.map(|path| Path::new(OsStr::from_bytes(path)));
-        Ok(named.filter(|path| path.is_absolute()).unwrap_or(Path::new("/tmp")).to_owned())
+        let named = self.variable(pid, "TMPDIR")?;
+        let named = named.map(|path| PathBuf::from(OsString::from_vec(path)));
+        Ok(named.filter(|path| path.is_absolute()).unwrap_or_else(|| "/tmp".into()))
     }
 
     /// When the host was started, in seconds since 1970.
@@ -201,7 +199,11 @@ mod tests {
             ("", "/tmp"),
         ] {
             fs::write(folder.join("environ"), environment).unwrap();
-            assert_eq!(proc.temporary_folder(12).unwrap(), Path::new(expected), "{environment}");
+            assert_eq!(
+                proc.temporary_folder(12).unwrap(),
+                std::path::Path::new(expected),
+                "{environment}"
+            );
         }
     }
 

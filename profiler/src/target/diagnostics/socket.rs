@@ -1,7 +1,7 @@
-//! The diagnostics socket of a .NET process: finding it where anybody can write, and talking to it.
+//! The sockets of runtimes: finding one where anybody can write, and connecting to it.
 
 use std::{
-    io::{self, Read as _, Write as _},
+    io,
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
         unix::net::UnixStream,
@@ -15,7 +15,6 @@ use rustix::{
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt},
 };
 
-use super::wire::{self, AnswerError};
 use crate::target::process::{Proc, ProcError, ProcessInfo};
 
 /// How long a runtime that lives takes to answer, at the most.
@@ -31,21 +30,8 @@ pub enum SocketError {
     /// What `/proc` said.
     #[error(transparent)]
     Proc(#[from] ProcError),
-    /// No socket.
-    #[error(
-        "process {pid} has no diagnostics socket in its {}: it is no .NET process (Core 3.0 or \
-         later), or runs with DOTNET_EnableDiagnostics=0", .folder.display()
-    )]
-    None {
-        /// The process.
-        pid: u32,
-        /// Where it would be, as the process sees it.
-        folder: PathBuf,
-    },
     /// A socket that is not the process's.
-    #[error(
-        "{} is not asked, for it does not belong to process {pid}: {why}", .path.display()
-    )]
+    #[error("{} is not asked, for it does not belong to process {pid}: {why}", .path.display())]
     Stranger {
         /// The process.
         pid: u32,
@@ -65,17 +51,9 @@ pub enum SocketError {
         /// What went wrong.
         source: io::Error,
     },
-    /// An answer that does not help.
-    #[error("process {pid} was asked over its diagnostics socket, but {source}")]
-    Answer {
-        /// The process.
-        pid: u32,
-        /// What it said.
-        source: AnswerError,
-    },
 }
 
-/// A process's diagnostics socket.
+/// A socket on which a process listens.
 #[derive(Debug)]
 pub struct Socket {
     pid: u32,
@@ -85,37 +63,32 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Finds it in the process's own mount namespace.
+    /// Finds it by its name in a folder of the process's own mount namespace; none: there is none on
+    /// which anybody listens.
     ///
     /// # Errors
-    /// That there is none that is the process's.
-    pub fn of(proc: &Proc, process: &ProcessInfo) -> Result<Self, SocketError> {
+    /// That it is not the process's, or what reading gave.
+    pub fn find(
+        proc: &Proc,
+        process: &ProcessInfo,
+        folder: &Path,
+        is: impl Fn(&str) -> bool,
+    ) -> Result<Option<Self>, SocketError> {
         let pid = process.pid;
-        let inner = proc.ns_pid(pid)?;
-        let folder = proc.temporary_folder(pid)?;
         let failed = |source: io::Error| SocketError::Io { pid, source };
-        let root = proc.root().join(proc.living_thread(pid)?.to_string()).join("root");
-        let opened = open_folder(&root, &folder).map_err(failed)?;
-        let prefix = format!("dotnet-diagnostic-{inner}-");
-        let mut stranger = None;
+        let opened = open_folder(&root(proc, pid)?, folder).map_err(failed)?;
         let entries = rustix::fs::Dir::read_from(&opened).map_err(|error| failed(error.into()))?;
-        let mut tried = 0;
-        for entry in entries.take(MAX_ENTRIES).map_while(Result::ok) {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if !name.starts_with(&prefix) || !name.ends_with("-socket") {
-                continue;
-            }
-            tried += 1;
-            if tried > MAX_SOCKETS {
-                break;
-            }
+        let names = entries.take(MAX_ENTRIES).map_while(Result::ok);
+        let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let mut stranger = None;
+        for name in names.filter(|name| is(name)).take(MAX_SOCKETS) {
             let path = folder.join(&name);
-            let is_own = open_socket(&opened, &name, process.uid).and_then(|inode| {
+            let own = open_socket(&opened, &name, process.uid).and_then(|inode| {
                 let socket = Self { pid, inode, path: path.clone() };
-                socket.dial(process.pid).map(|_| socket)
+                socket.dial().map(|_| socket)
             });
-            match is_own {
-                Ok(socket) => return Ok(socket),
+            match own {
+                Ok(socket) => return Ok(Some(socket)),
                 Err(Refused::Silent) => return Err(SocketError::Silent(pid)),
                 Err(Refused::Gone) => {}
                 Err(Refused::Stranger(why)) => {
@@ -123,49 +96,31 @@ impl Socket {
                 }
             }
         }
-        Err(stranger.unwrap_or(SocketError::None { pid, folder }))
+        stranger.map_or(Ok(None), Err)
     }
 
-    /// Sends a command on a connection of its own; that, and the number in the answer.
-    ///
-    /// # Errors
-    /// No answer, or one that does not help.
-    pub fn ask(&self, message: &[u8]) -> Result<(UnixStream, u64), SocketError> {
-        let mut stream = self.send(message)?;
-        let number = self.answer(&mut stream)?;
-        Ok((stream, number))
+    /// The process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid
     }
 
-    /// Sends a command on a connection of its own, and leaves the answer there.
+    /// A connection of its own. Neither sending nor receiving takes longer than some seconds.
     ///
     /// # Errors
-    /// When it cannot be sent.
-    pub fn send(&self, message: &[u8]) -> Result<UnixStream, SocketError> {
+    /// When the process is gone or does not take it.
+    pub fn connect(&self) -> Result<UnixStream, SocketError> {
         let pid = self.pid;
-        let mut stream = self.dial(pid).map_err(|refused| match refused {
+        self.dial().map_err(|refused| match refused {
             Refused::Silent => SocketError::Silent(pid),
             Refused::Gone => SocketError::Proc(ProcError::NoSuchProcess { pid }),
             Refused::Stranger(why) => SocketError::Stranger { pid, path: self.path.clone(), why },
-        })?;
-        stream.write_all(message).map_err(|source| self.failed(source))?;
-        Ok(stream)
+        })
     }
 
-    /// Reads the answer to a command.
-    ///
-    /// # Errors
-    /// No answer, or one that does not help.
-    pub fn answer(&self, stream: &mut UnixStream) -> Result<u64, SocketError> {
-        let wrong = |source| SocketError::Answer { pid: self.pid, source };
-        let mut header = [0; wire::HEADER];
-        stream.read_exact(&mut header).map_err(|source| self.failed(source))?;
-        let answer = wire::answer(header).map_err(wrong)?;
-        let mut body = vec![0; answer.size];
-        stream.read_exact(&mut body).map_err(|source| self.failed(source))?;
-        answer.number(&body).map_err(wrong)
-    }
-
-    fn failed(&self, source: io::Error) -> SocketError {
+    /// What went wrong with a connection.
+    #[must_use]
+    pub fn failed(&self, source: io::Error) -> SocketError {
         match source.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => SocketError::Silent(self.pid),
             _ => SocketError::Io { pid: self.pid, source },
@@ -173,7 +128,7 @@ impl Socket {
     }
 
     /// A connection to it, when the process itself listens there.
-    fn dial(&self, pid: u32) -> Result<UnixStream, Refused> {
+    fn dial(&self) -> Result<UnixStream, Refused> {
         let socket = rustix::net::socket_with(
             AddressFamily::UNIX,
             SocketType::STREAM,
@@ -189,7 +144,7 @@ impl Socket {
         rustix::net::connect(&socket, &address).map_err(Refused::of)?;
         // Who called listen(2), as our PID namespace counts.
         let peer = sockopt::socket_peercred(&socket).map_err(Refused::of)?;
-        if peer.pid.as_raw_nonzero().get() as u32 != pid {
+        if peer.pid.as_raw_nonzero().get() as u32 != self.pid {
             let other = peer.pid.as_raw_nonzero();
             return Err(Refused::Stranger(format!("process {other} listens there")));
         }
@@ -218,8 +173,19 @@ impl Refused {
     }
 }
 
+/// The root folder of a process, as a path of ours.
+///
+/// # Errors
+/// When the process is gone.
+pub fn root(proc: &Proc, pid: u32) -> Result<PathBuf, ProcError> {
+    Ok(proc.root().join(proc.living_thread(pid)?.to_string()).join("root"))
+}
+
 /// Opens a folder below a process's root: no symbolic link leads out of that.
-fn open_folder(root: &Path, folder: &Path) -> io::Result<OwnedFd> {
+///
+/// # Errors
+/// When it cannot be opened.
+pub fn open_folder(root: &Path, folder: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(root, flags | OFlags::PATH, Mode::empty())?;
     let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;

@@ -14,6 +14,8 @@ const MAX_ANSWER: usize = 4096;
 type Command = [u8; 2];
 const STOP_TRACING: Command = [2, 1];
 const COLLECT_TRACING: Command = [2, 2];
+const ENABLE_PERF_MAP: Command = [4, 5];
+const DISABLE_PERF_MAP: Command = [4, 6];
 /// The command of an answer.
 const OK: Command = [0xff, 0];
 const ERROR: Command = [0xff, 0xff];
@@ -54,6 +56,7 @@ pub const ALLOCATIONS: [Provider; 1] = [Provider {
 }];
 
 /// Asks for a trace by these providers; the runtime keeps up to `megabytes` until they are read.
+#[must_use]
 pub fn collect_tracing(megabytes: u32, providers: &[Provider]) -> Vec<u8> {
     let mut body = [megabytes, NETTRACE, providers.len() as u32].map(u32::to_le_bytes).concat();
     for Provider { name, keywords, level } in providers {
@@ -67,8 +70,23 @@ pub fn collect_tracing(megabytes: u32, providers: &[Provider]) -> Vec<u8> {
 }
 
 /// Ends a trace.
+#[must_use]
 pub fn stop_tracing(session: u64) -> Vec<u8> {
     message(STOP_TRACING, &session.to_le_bytes())
+}
+
+/// Has the runtime write a perf map of the code that it has made, and of what it makes from now on.
+#[must_use]
+pub fn enable_perf_map() -> Vec<u8> {
+    /// Of the files that it can write: the map alone.
+    const MAP: u32 = 3;
+    message(ENABLE_PERF_MAP, &MAP.to_le_bytes())
+}
+
+/// Ends that.
+#[must_use]
+pub fn disable_perf_map() -> Vec<u8> {
+    message(DISABLE_PERF_MAP, &[])
 }
 
 fn message(command: Command, body: &[u8]) -> Vec<u8> {
@@ -90,7 +108,7 @@ pub enum AnswerError {
     #[error("it answers in another language than .NET's diagnostics")]
     Foreign,
     /// The runtime does not know the command.
-    #[error("this version of .NET does not know the command")]
+    #[error("this version of .NET does not know the command, which .NET 8 does")]
     Unknown,
     /// It refused, with a number of its own.
     #[error("it refused: error {0:#010x}")]
@@ -106,6 +124,9 @@ pub struct Answer {
 }
 
 /// Reads the header of an answer.
+///
+/// # Errors
+/// When it is none.
 pub fn answer(header: [u8; HEADER]) -> Result<Answer, AnswerError> {
     let (magic, rest) = header.split_at(MAGIC.len());
     let [low, high, set, command, ..] = *rest else { return Err(AnswerError::Foreign) };
@@ -121,6 +142,9 @@ pub fn answer(header: [u8; HEADER]) -> Result<Answer, AnswerError> {
 
 impl Answer {
     /// What the answer is, by the bytes that follow its header: its first number, if any.
+    ///
+    /// # Errors
+    /// What the runtime could not do.
     pub fn number(self, body: &[u8]) -> Result<u64, AnswerError> {
         /// `DS_IPC_E_UNKNOWN_COMMAND`.
         const UNKNOWN_COMMAND: u32 = 0x8013_1385;
@@ -144,6 +168,9 @@ mod tests {
     fn messages_are_as_runtimes_read_them() {
         let stop = stop_tracing(0x0102_0304_0506_0708);
         assert_eq!(stop, b"DOTNET_IPC_V1\0\x1c\0\x02\x01\0\0\x08\x07\x06\x05\x04\x03\x02\x01");
+        let map = enable_perf_map();
+        assert_eq!(map, b"DOTNET_IPC_V1\0\x18\0\x04\x05\0\0\x03\0\0\0");
+        assert_eq!(disable_perf_map(), b"DOTNET_IPC_V1\0\x14\0\x04\x06\0\0");
         let collect = collect_tracing(64, &ALLOCATIONS);
         assert_eq!(&collect[14..20], [collect.len() as u8, 0, 2, 2, 0, 0]);
         let body = [64, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0x31, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0];

@@ -5,9 +5,6 @@
 //! runtime tells the methods' names, and closes the first. Should we end before that, the runtime
 //! notices by the closed connection and stops by itself.
 
-mod socket;
-mod wire;
-
 use std::{
     io::{self, Read as _},
     os::unix::net::UnixStream,
@@ -24,12 +21,12 @@ use crate::{
     format::nettrace::{Decoder, NettraceError, Show},
     model::profile::{Metadata, Recording},
     target::{
+        diagnostics::{dotnet::Dotnet, wire},
         pick,
         process::{Proc, ProcessInfo},
         runtime::{self, Runtime},
     },
 };
-use socket::Socket;
 
 /// ResQ's simulation, the program that is meant when none is named.
 const USUAL: &str = "ResQ.SimulationHarness";
@@ -67,7 +64,7 @@ pub struct Figures {
 pub struct Tracing {
     proc: Proc,
     process: ProcessInfo,
-    socket: Socket,
+    dotnet: Dotnet,
     stream: UnixStream,
     id: u64,
     began: SystemTime,
@@ -89,12 +86,12 @@ impl Settings {
                 (picked.process, vec![picked.remark])
             }
         };
-        let socket = Socket::of(&proc, &process)?;
+        let dotnet = Dotnet::of(&proc, &process)?;
         let providers = if self.alloc { &wire::ALLOCATIONS[..] } else { &wire::SAMPLES };
         let command = wire::collect_tracing(RUNTIME_BUFFER, providers);
-        let (stream, id) = socket.ask(&command)?;
+        let (stream, id) = dotnet.ask(&command)?;
         let began = SystemTime::now();
-        Ok(Tracing { proc, process, socket, stream, id, began, settings: self, remarks })
+        Ok(Tracing { proc, process, dotnet, stream, id, began, settings: self, remarks })
     }
 }
 
@@ -189,7 +186,7 @@ impl Tracing {
     /// Has the runtime stop, and reads what it says to the end.
     fn stop(&mut self, reader: &mut Reader) {
         // Its answer comes when the trace is written, and the trace when it is read.
-        let stopping = self.socket.send(&wire::stop_tracing(self.id));
+        let stopping = self.dotnet.send(&wire::stop_tracing(self.id));
         let end = Instant::now() + ALL_NAMES;
         while reader.failed.is_none() && Instant::now() < end {
             let wait = Timespec::try_from(LATEST_NAMES).unwrap_or_default();
@@ -199,7 +196,7 @@ impl Tracing {
                 _ => break,
             }
         }
-        let stopped = stopping.and_then(|mut stream| self.socket.answer(&mut stream));
+        let stopped = stopping.and_then(|mut stream| self.dotnet.answer(&mut stream));
         if let Err(error) = stopped
             && !reader.decoder.has_ended()
         {
