@@ -59,6 +59,14 @@ pub struct Access {
     pub ca_cert: Option<PathBuf>,
 }
 
+/// `flame-graph bun`.
+#[derive(Debug, Default, Args)]
+pub struct Bun {
+    /// What every collector takes; the URL is the inspector's, `ws://HOST:PORT/PATH`.
+    #[command(flatten)]
+    pub common: Common,
+}
+
 /// `flame-graph hce`.
 #[derive(Debug, Default, Args)]
 pub struct Hce {

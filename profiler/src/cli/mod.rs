@@ -12,7 +12,7 @@ use std::ffi::OsString;
 
 use clap::{Args, Parser, Subcommand};
 
-pub use collect::{Access, Api, Common, Dotnet, Hce, Node, Pprof};
+pub use collect::{Access, Api, Bun, Common, Dotnet, Hce, Node, Pprof};
 pub use native::{Cpu, Engine, OffCpu, Show, ShowWaits, Targets};
 pub use perf::{CallGraph, Perf};
 
@@ -39,6 +39,9 @@ pub enum Command {
     Api(Api),
     /// Have a .NET process trace itself: its managed threads, or its allocations
     Dotnet(Dotnet),
+    /// Profile a running Bun by its inspector (--pid, or --url ws://HOST:PORT/PATH), else by sampling
+    /// from outside
+    Bun(Bun),
     /// Profile a running Node.js by its inspector, which is opened and closed again where it is not
     /// open
     Node(Node),
@@ -106,6 +109,7 @@ impl Cli {
     #[must_use]
     pub fn verbose(&self) -> bool {
         match &self.command {
+            Command::Bun(bun) => bun.common.written.verbose,
             Command::Cpu(cpu) => cpu.written.verbose,
             Command::OffCpu(waits) => waits.written.verbose,
             Command::Hce(hce) => hce.common.written.verbose,

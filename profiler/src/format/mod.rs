@@ -13,6 +13,7 @@ pub mod nettrace;
 pub mod perf_map;
 pub mod perf_script;
 pub mod pprof;
+pub mod script_profiler;
 pub mod svg;
 pub mod xz;
 

@@ -8,11 +8,12 @@ use crate::{
     model::profile::Recording,
     plan::Attach,
     source::{
-        Collected, Source,
+        Collected, Source, bun,
         http::Address,
         native::{self, Filter, Labels, Scope, limits::Limits},
-        node::{self, NoInspector},
+        node,
         session::Session,
+        websocket::SocketUrl,
     },
     target::{
         listener, pick,
@@ -23,6 +24,8 @@ use crate::{
 
 /// A JavaScript process that is being recorded.
 pub enum Attached {
+    /// By the inspector of a Bun.
+    Bun(Box<bun::Profiling>),
     /// By the inspector of a Node.
     Node(Box<node::Profiling>),
     /// By our own engine, and why.
@@ -33,6 +36,8 @@ pub enum Attached {
 #[derive(Serialize)]
 #[serde(untagged)]
 pub enum Figures {
+    /// A Bun's inspector.
+    Bun(bun::Figures),
     /// A Node's inspector.
     Node(node::Figures),
     /// Our own engine.
@@ -44,6 +49,10 @@ impl Source for Attached {
 
     fn record(self, session: &Session) -> anyhow::Result<(Recording, Self::Report)> {
         match self {
+            Self::Bun(profiling) => {
+                let (recording, Collected { figures, remarks }) = profiling.record(session)?;
+                Ok((recording, Collected { figures: Figures::Bun(figures), remarks }))
+            }
             Self::Node(profiling) => {
                 let (recording, Collected { figures, remarks }) = profiling.record(session)?;
                 Ok((recording, Collected { figures: Figures::Node(figures), remarks }))
@@ -71,6 +80,33 @@ pub fn choose(pid: Option<u32>, kind: Runtime) -> anyhow::Result<(u32, Option<St
     Ok((picked.process.pid, Some(picked.remark)))
 }
 
+/// Begins to record a Bun by the address of its inspector.
+///
+/// # Errors
+/// What its inspector cannot do.
+pub fn bun_at(attach: &Attach, url: SocketUrl) -> anyhow::Result<Attached> {
+    let profiling = attach.bun(attach.pid, Some(url)).start()?;
+    Ok(Attached::Bun(Box::new(profiling)))
+}
+
+/// Begins to record a Bun.
+///
+/// # Errors
+/// What neither its inspector nor our own engine can do.
+pub fn bun(attach: &Attach, pid: u32) -> anyhow::Result<Attached> {
+    let error = match attach.bun(Some(pid), None).start() {
+        Ok(profiling) => return Ok(Attached::Bun(Box::new(profiling))),
+        Err(error) => error,
+    };
+    let Some(bun::NoInspector(why)) = error.downcast_ref() else { return Err(error) };
+    let named = if has_jitdump(pid) {
+        "the jitdump that it writes names JavaScript functions"
+    } else {
+        "BUN_JSC_useJITDump=1 in its environment would name JavaScript functions, too"
+    };
+    native(attach, pid, format!("{why}; recorded by sampling from outside instead: {named}"))
+}
+
 /// Begins to record a Node.
 ///
 /// # Errors
@@ -80,7 +116,7 @@ pub fn node(attach: &Attach, pid: u32) -> anyhow::Result<Attached> {
         Ok(profiling) => return Ok(Attached::Node(Box::new(profiling))),
         Err(error) => error,
     };
-    let Some(NoInspector(why)) = error.downcast_ref() else { return Err(error) };
+    let Some(node::NoInspector(why)) = error.downcast_ref() else { return Err(error) };
     let named = if has_perf_map(pid) {
         "as it was started with --perf-basic-prof, JavaScript functions have names"
     } else {
@@ -99,7 +135,10 @@ pub fn any(attach: &Attach, pid: u32) -> anyhow::Result<Attached> {
     if runtime::has(&proc, pid, Runtime::Node) {
         return node(attach, pid);
     }
-    bail!("process {pid} is no Node; `cpu --pid {pid}` records it");
+    if runtime::has(&proc, pid, Runtime::Bun) {
+        return bun(attach, pid);
+    }
+    bail!("process {pid} is neither a Node nor a Bun; `cpu --pid {pid}` records it");
 }
 
 /// The local JavaScript process that serves an address; none: it is another host's, or another
@@ -110,7 +149,18 @@ pub fn behind(address: &Address) -> Option<u32> {
     let addresses = listener::local_addresses(address.host()).ok()?;
     let listeners = listener::find(&proc, &addresses, address.port()).ok()?;
     let pids = listeners.into_iter().map(|listener| listener.pid);
-    pids.into_iter().find(|pid| runtime::has(&proc, *pid, Runtime::Node))
+    let speaks = |pid: &u32| {
+        [Runtime::Node, Runtime::Bun].into_iter().any(|kind| runtime::has(&proc, *pid, kind))
+    };
+    pids.into_iter().find(speaks)
+}
+
+fn has_jitdump(pid: u32) -> bool {
+    let mappings = Proc::new().executable_mappings(pid).unwrap_or_default();
+    mappings.iter().any(|mapping| {
+        let name = mapping.path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        name.starts_with(b"jit-") && name.ends_with(b".dump")
+    })
 }
 
 fn has_perf_map(pid: u32) -> bool {

@@ -42,16 +42,20 @@ const LATEST: Duration = Duration::from_secs(15);
 pub fn collect(plan: CollectPlan) -> anyhow::Result<Exit> {
     let CollectPlan { collector, common } = plan;
     match collector {
+        Collector::Bun { url: Some(url), attach } => {
+            attached(&common, attach, move |attach| attach::bun_at(attach, url))
+        }
+        Collector::Bun { url: None, attach } => {
+            let pid = choose(attach.pid, Runtime::Bun)?;
+            attached(&common, attach, move |attach| attach::bun(attach, pid))
+        }
         Collector::Hce { service: Some(service), attach } => hce(service, attach, common),
         Collector::Hce { service: None, attach } => match attach.pid {
             Some(pid) => attached(&common, attach, move |attach| attach::any(attach, pid)),
             None => bail!("there is neither a service nor a process to record"),
         },
         Collector::Node(attach) => {
-            let (pid, remark) = attach::choose(attach.pid, Runtime::Node)?;
-            if let Some(remark) = remark {
-                say(format_args!("note: {remark}\n"));
-            }
+            let pid = choose(attach.pid, Runtime::Node)?;
             attached(&common, attach, move |attach| attach::node(attach, pid))
         }
         Collector::Api(settings) => {
@@ -69,6 +73,15 @@ pub fn collect(plan: CollectPlan) -> anyhow::Result<Exit> {
             run(&common, answered(window), ENDED_EARLY, move || settings.start())
         }
     }
+}
+
+/// The process that is meant; said, when it was not named.
+fn choose(pid: Option<u32>, kind: Runtime) -> anyhow::Result<u32> {
+    let (pid, remark) = attach::choose(pid, kind)?;
+    if let Some(remark) = remark {
+        say(format_args!("note: {remark}\n"));
+    }
+    Ok(pid)
 }
 
 /// Has ResQ's coordination service record, or records it from outside: its endpoint may be missing,

@@ -7,8 +7,13 @@ use super::{
     collect::{Typed, typed},
     time,
 };
-use crate::{cli, source::node};
+use crate::{
+    cli,
+    source::{bun, node, websocket::SocketUrl},
+};
 
+/// JavaScriptCore's own, which cannot be changed.
+const BUN_INTERVAL: Duration = Duration::from_millis(1);
 /// Nothing samples more rarely.
 const MAX_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -32,12 +37,35 @@ pub struct Attach {
 }
 
 impl Attach {
+    /// How a Bun is recorded, by its pid or its inspector's address.
+    #[must_use]
+    pub fn bun(&self, pid: Option<u32>, url: Option<SocketUrl>) -> bun::Settings {
+        let Self { duration, threads, .. } = *self;
+        bun::Settings { pid, url, duration, threads, title: self.title.clone() }
+    }
+
     /// How a Node with this pid is recorded.
     #[must_use]
     pub fn node(&self, pid: u32) -> node::Settings {
         let Self { duration, interval, idle, threads, .. } = *self;
         node::Settings { pid, duration, interval, idle, threads, title: self.title.clone() }
     }
+}
+
+/// The plan of `flame-graph bun`.
+///
+/// # Errors
+/// The first contradiction or unusable value.
+pub fn bun(bun: cli::Bun, host: &Host) -> Result<CollectPlan, PlanError> {
+    let mut common = bun.common;
+    // Not that of a service.
+    let url = common.url.take().map(|url| SocketUrl::parse(&url)).transpose()?;
+    let Typed { pid, duration, threads, title, common, .. } = typed(common)?;
+    let duration = duration.unwrap_or(DEFAULT_DURATION);
+    let frequency = frequency(BUN_INTERVAL, host);
+    let attach =
+        Attach { pid, duration, interval: BUN_INTERVAL, idle: false, threads, title, frequency };
+    Ok(CollectPlan { collector: Collector::Bun { url, attach }, common })
 }
 
 /// The plan of `flame-graph node`.
@@ -100,6 +128,28 @@ mod tests {
         assert!(plan("node --pid x").unwrap_err().contains("--pid"));
         assert!(plan("node --interval 0").unwrap_err().contains("--interval"));
         assert!(plan("node --url http://localhost").unwrap_err().contains("--url"));
+    }
+
+    #[test]
+    fn a_bun_has_a_process_or_an_address() {
+        let plan = |args: &str| {
+            let words = ["flame-graph", "bun"].into_iter().chain(args.split_whitespace());
+            let plan = Plan::new(Cli::try_parse_from(words).unwrap(), &Host::default());
+            match plan.map_err(|error| error.to_string())? {
+                Plan::Collect(plan) => match plan.collector {
+                    Collector::Bun { url, attach } => Ok((url, attach.pid)),
+                    other => Err(format!("{other:?}")),
+                },
+                other => Err(format!("{other:?}")),
+            }
+        };
+        assert_eq!(plan("--pid 12 --duration 30").unwrap(), (None, Some(12)));
+        let (url, pid) = plan("--url ws://localhost:6499/abc").unwrap();
+        assert_eq!((url.unwrap().port(), pid), (6499, None));
+        assert!(
+            plan("--url http://localhost:6499").unwrap_err().contains("--url: this is not a ws")
+        );
+        assert!(plan("--url wss://h/x").unwrap_err().contains("not wss"));
     }
 
     #[test]

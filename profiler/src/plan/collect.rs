@@ -16,6 +16,7 @@ use crate::{
         api, dotnet, hce,
         http::{self, Address, Credential},
         pprof,
+        websocket::SocketUrl,
     },
 };
 
@@ -31,6 +32,13 @@ pub struct CollectPlan {
 /// The collectors.
 #[derive(Clone, Debug)]
 pub enum Collector {
+    /// A Bun.
+    Bun {
+        /// Where its inspector is; none: where the process says.
+        url: Option<SocketUrl>,
+        /// How it is attached to.
+        attach: Attach,
+    },
     /// ResQ's coordination service: asked, where a process is not named, or attached to.
     Hce {
         /// How it is asked; none: it is attached to at once.

@@ -16,7 +16,7 @@ use crate::{
     cli::{Cli, Command},
     export::output::{Output, OutputError},
     model::secret::Secret,
-    source::{http::AddressError, native::limits::Bound},
+    source::{http::AddressError, native::limits::Bound, websocket::SocketUrlError},
 };
 pub use attach::Attach;
 pub use collect::{CollectPlan, Collector, Common};
@@ -157,6 +157,9 @@ pub enum PlanError {
     /// A URL that cannot be used.
     #[error("--url: {0}")]
     Url(#[from] AddressError),
+    /// An inspector's URL that cannot be used.
+    #[error("--url: {0}")]
+    SocketUrl(#[from] SocketUrlError),
     /// The same output twice.
     #[error("--output: {0:?} is given twice")]
     SameOutput(OsString),
@@ -172,6 +175,7 @@ impl Plan {
     /// The first contradiction or unusable value.
     pub fn new(cli: Cli, host: &Host) -> Result<Self, PlanError> {
         match cli.command {
+            Command::Bun(bun) => Ok(Self::Collect(Box::new(attach::bun(bun, host)?))),
             Command::Cpu(cpu) => Ok(Self::Cpu(native::cpu(*cpu, host)?)),
             Command::OffCpu(waits) => Ok(Self::Cpu(native::off_cpu(*waits)?)),
             Command::Hce(hce) => Ok(Self::Collect(Box::new(collect::hce(hce, host)?))),

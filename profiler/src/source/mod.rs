@@ -1,6 +1,7 @@
 //! Where samples come from: the trait of all sources, and how a session with one is steered.
 
 pub mod api;
+pub mod bun;
 pub mod dotnet;
 pub mod file;
 pub mod hce;

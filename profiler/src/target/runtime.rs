@@ -92,6 +92,8 @@ fn by_program(proc: &Proc, pid: u32) -> Option<Runtime> {
 /// What a program is by its name.
 fn program(name: &[u8]) -> Option<Runtime> {
     // `python`, `python3.12`, `python3.13t`, `python3.11-dbg`; not `python-build`.
+    // npm's package of Bun calls its program so on every system.
+    let name = name.strip_suffix(b".exe").unwrap_or(name);
     let is = |stem: &[u8]| {
         let rest = name.strip_prefix(stem)?;
         let rest = rest.strip_suffix(b"-dbg").unwrap_or(rest);
@@ -189,6 +191,7 @@ mod tests {
             ("node20", Some(Runtime::Node)),
             ("node_exporter", None),
             ("bun", Some(Runtime::Bun)),
+            ("bun.exe", Some(Runtime::Bun)),
             ("bundle", None),
             ("", None),
         ] {

@@ -5,11 +5,15 @@
 
 mod walk;
 
+use std::time::Duration;
+
 use flame_graph::{
     format::{
         cpuprofile, detect, folded,
         inspector::{self, AttachedWorker, Evaluated, FromWorker, Message},
-        jitdump, nettrace, perf_map, perf_script, pprof, svg, xz,
+        jitdump, nettrace, perf_map, perf_script, pprof,
+        script_profiler::Tracked,
+        svg, xz,
     },
     source::native::{
         perf_event::sample::{Decoded, Layout},
@@ -128,6 +132,10 @@ fn inspector_messages() {
         let Ok(message) = Message::read(text) else { return };
         match message {
             Message::Event(_) => {
+                let mut tracked = Tracked::new("p", None);
+                let samples = tracked.add(text).unwrap_or_default();
+                let decoded = tracked.finish(Duration::from_secs(1));
+                assert_eq!(decoded.map_or(0, |decoded| decoded.stacks.total(0)), samples);
                 let _ = inspector::parameters::<AttachedWorker>(text);
                 let inner = inspector::parameters::<FromWorker>(text);
                 let _ = inner.map(|inner| Message::read(&inner.message));

@@ -3,6 +3,7 @@
 //! The first step that fails ends the run. What a machine lacks is a failure in continuous
 //! integration (`CI` set) and a named skip elsewhere.
 
+mod npm;
 mod packages;
 mod steps;
 mod wheels;

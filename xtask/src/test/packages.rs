@@ -29,7 +29,8 @@ const RUNTIMES: &[(&str, &str, &str)] = &[
     ("go", "golang-go", "test programs in Go"),
     ("javac", "default-jdk-headless", "a test program in Java"),
     ("mcs", "mono-mcs", "a test program in C#"),
-    ("node", "nodejs", "a test program in JavaScript"),
+    ("node", "nodejs", "test programs in JavaScript"),
+    ("npm", "npm", "runtimes of JavaScript that Debian does not have"),
     ("pip3", "python3-pip", "runtimes that Debian does not have"),
 ];
 

@@ -4,7 +4,7 @@ use std::{env, fs, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result};
 
-use super::{Outcome, Step, packages, wheels};
+use super::{Outcome, Step, npm, packages, wheels};
 use crate::{
     object::{self, Compiler, Verified, bpf_cargo},
     shell::{cargo, root, run},
@@ -15,6 +15,7 @@ use crate::{
 pub const STEPS: &[Step] = &[
     Step { name: "packages", about: "what the tests need is installed", run: packages::install },
     Step { name: "wheels", about: "runtimes that tests need are there", run: wheels::install },
+    Step { name: "npm", about: "runtimes of JavaScript for tests are there", run: npm::install },
     Step { name: "fmt", about: "the code is formatted", run: fmt },
     Step { name: "tidy", about: "the house style is kept", run: tidy_step },
     Step { name: "clippy", about: "no warnings", run: clippy },

@@ -270,7 +270,7 @@ impl<'a> Tree<'a> {
 }
 
 /// A function's name. Functions without one are told apart by where they stand.
-fn name(function: &str, file: &str, line: Option<u32>) -> String {
+pub(super) fn name(function: &str, file: &str, line: Option<u32>) -> String {
     match (function, file, line) {
         ("", "", _) => "(anonymous)".to_owned(),
         ("", file, Some(line)) => format!("(anonymous) {file}:{line}"),

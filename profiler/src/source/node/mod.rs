@@ -124,8 +124,8 @@ impl Settings {
 }
 
 async fn attach(target: Target, place: Place, settings: &Settings) -> anyhow::Result<Open> {
-    let (pid, url) = (target.process.pid, place.url.to_string());
-    let inspector = Inspector::open(&place.url, target.network()).await;
+    let (pid, url) = (target.0.process.pid, place.url.to_string());
+    let inspector = Inspector::open(&place.url, target.0.network()).await;
     let inspector =
         inspector.with_context(|| format!("cannot speak to the inspector of process {pid}"))?;
     let workers = Workers::new(settings.interval);
@@ -149,7 +149,7 @@ impl Open {
     async fn begin(&mut self, settings: &Settings) -> anyhow::Result<()> {
         let asked = json!({ "expression": "process.pid", "returnByValue": true });
         let answer = self.inspector.ask("Runtime.evaluate", asked, MAX_ANSWER).await?;
-        let own = self.target.own_pid()?;
+        let own = self.target.0.own_pid()?;
         let says = result::<Evaluated>(&answer)?.result.value;
         if says != Some(own.into()) {
             bail!("another process answers there");
@@ -233,11 +233,12 @@ impl Open {
             inspector.close().await;
             return Vec::new();
         }
-        if target.has_other_guests(port) {
+        if target.0.has_other_guests(port) {
             inspector.close().await;
             return vec![format!(
-                "the inspector of {target} stays open on port {port}: a debugger has connected \
-                 to it"
+                "the inspector of {} stays open on port {port}: a debugger has connected \
+                 to it",
+                target.0
             )];
         }
         // Requests are carried out in their order, also after we have gone: a thread that is busy
@@ -251,8 +252,9 @@ impl Open {
             return Vec::new();
         }
         vec![format!(
-            "{target} has not yet closed its inspector on port {port}: it will when its first \
-             thread comes back to JavaScript"
+            "{} has not yet closed its inspector on port {port}: it will when its first \
+             thread comes back to JavaScript",
+            target.0
         )]
     }
 }
@@ -286,7 +288,7 @@ async fn record(
             return Err(error);
         }
     };
-    let (name, opened) = (open.target.name(), open.place.opened);
+    let (name, opened) = (open.target.0.name(), open.place.opened);
     let workers = std::mem::replace(&mut open.workers, Workers::new(settings.interval));
     let mut remarks = match end {
         End::Stopped => open.close().await,
@@ -353,13 +355,13 @@ fn decode(
 
 /// Why there is no profile although there was a profiler.
 fn lost(target: &Target) -> String {
-    let why = if target.has_ended() {
+    let why = if target.0.has_ended() {
         "was killed before its profile could be fetched, which V8 keeps until the end; `cpu --pid` \
          draws what it has seen of a process that is killed"
     } else {
         "has closed its inspector, or somebody else has, and with it the profile is gone"
     };
-    format!("{target} {why}")
+    format!("{} {why}", target.0)
 }
 
 /// A time as V8 wants it.

