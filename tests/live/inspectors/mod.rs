@@ -53,7 +53,8 @@ fn shares(stacks: &Stacks) -> [f64; 3] {
 #[track_caller]
 fn has_known_shares(stacks: &Stacks) {
     for (found, share) in shares(stacks).into_iter().zip([0.5, 0.25, 0.25]) {
-        assert!((found - share).abs() < 0.1, "{found}, not {share}:\n{stacks}");
+        // Wall clock of one thread: what else runs on the host counts for whom it interrupts.
+        assert!((found - share).abs() < 0.17, "{found}, not {share}:\n{stacks}");
     }
     assert!(stacks.share("work") > 0.8, "{stacks}");
     assert!(!stacks.to_string().contains("(idle)"), "{stacks}");
