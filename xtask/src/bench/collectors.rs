@@ -45,11 +45,20 @@ struct Case {
     target: fn(&Path) -> Result<Command>,
     /// Where below its URL it tells its work.
     work: &'static str,
-    /// The collector's arguments, for the program's URL.
+    /// The collector's arguments, for the program's URL; [`PID`] stands for its process.
     arguments: fn(&str) -> Vec<String>,
 }
 
+/// The process's number, in arguments.
+const PID: &str = "PID";
+
 const CASES: &[Case] = &[
+    Case {
+        name: "bun (1 ms)",
+        target: |_| bun(),
+        work: "/base/work",
+        arguments: |_| words(&["bun", "--pid", PID]),
+    },
     Case {
         name: "hce (Node, 100 µs)",
         target: |_| Ok(node()),
@@ -69,10 +78,49 @@ const CASES: &[Case] = &[
         arguments: |url| words(&["api", "--url", url]),
     },
     Case {
+        name: "node (1 ms)",
+        target: |_| Ok(node()),
+        work: "/base/work",
+        arguments: |_| words(&["node", "--pid", PID]),
+    },
+    Case {
+        name: "node (100 µs)",
+        target: |_| Ok(node()),
+        work: "/base/work",
+        arguments: |_| words(&["node", "--pid", PID, "--interval", "100us"]),
+    },
+    Case {
         name: "pprof (Go, 100 Hz)",
         target: go_service,
         work: "/work",
         arguments: |url| words(&["pprof", "--url", &format!("{url}/debug/pprof/profile")]),
+    },
+];
+
+/// A runtime's own profiler, which is asked for when a program is started.
+struct Own {
+    /// As the table names it.
+    name: &'static str,
+    /// The program without it.
+    plain: fn() -> Command,
+    /// Options of the runtime, which stand first.
+    options: &'static [&'static str],
+    /// Where the program tells its work.
+    work: &'static str,
+}
+
+const OWN: &[Own] = &[
+    Own {
+        name: "node --cpu-prof (1 ms)",
+        plain: || command("node"),
+        options: &["--cpu-prof"],
+        work: "/base/work",
+    },
+    Own {
+        name: "node --cpu-prof (100 µs)",
+        plain: || command("node"),
+        options: &["--cpu-prof", "--cpu-prof-interval=100"],
+        work: "/base/work",
     },
 ];
 
@@ -84,6 +132,18 @@ fn node() -> Command {
     let mut node = command("node");
     node.arg(root().join("tests/programs/hce.js"));
     node
+}
+
+/// Bun, as the tests have it, with an inspector.
+fn bun() -> Result<Command> {
+    let program = shell_target().join("runtimes/npm/node_modules/@oven/bun-linux-x64/bin/bun");
+    if !program.is_file() {
+        bail!("there is no {}: `cargo xtask test --only npm` installs it", program.display());
+    }
+    let mut bun = Command::new(program);
+    bun.env("BUN_INSPECT", "ws://127.0.0.1:0/bench").stderr(Stdio::null());
+    bun.arg(root().join("tests/programs/hce.js"));
+    Ok(bun)
 }
 
 fn go_service(scratch: &Path) -> Result<Command> {
@@ -120,7 +180,31 @@ pub fn run(options: &Options) -> Result<()> {
             println!("{:24} {median:6.2} [{min:.2}–{max:.2}]", case.name);
         }
     }
+    for own in OWN {
+        let slowdowns = measure_own(own, options).with_context(|| own.name.to_owned())?;
+        if let Some(Spread { min, median, max }) = Spread::of(&slowdowns) {
+            println!("{:24} {median:6.2} [{min:.2}–{max:.2}]", own.name);
+        }
+    }
     Ok(())
+}
+
+/// The slowdowns of the rounds, in per cent, between two programs that are started for it.
+fn measure_own(own: &Own, options: &Options) -> Result<Vec<f64>> {
+    let window = Duration::from_secs(options.seconds);
+    let rate = |with: &[&str]| {
+        let mut command = (own.plain)();
+        command.args(with).arg(root().join("tests/programs/hce.js"));
+        let target = Target::start(command, own.work)?;
+        sleep(SET_UP);
+        target.rate(window)
+    };
+    let mut slowdowns = Vec::new();
+    for _ in 0..options.rounds {
+        let (plain, profiled) = (rate(&[])?, rate(own.options)?);
+        slowdowns.push((1.0 - profiled / plain) * 100.0);
+    }
+    Ok(slowdowns)
 }
 
 /// The slowdowns of the rounds, in per cent.
@@ -183,8 +267,10 @@ impl Target {
     /// Begins a recording that outlasts a measurement.
     fn record(&self, case: &Case, seconds: u64, scratch: &Path) -> Result<Recording> {
         let duration = (seconds + 2).to_string();
+        let pid = self.child.id().to_string();
+        let arguments = (case.arguments)(&format!("http://localhost:{}", self.port)).into_iter();
         let child = Command::new(binary())
-            .args((case.arguments)(&format!("http://localhost:{}", self.port)))
+            .args(arguments.map(|word| if word == PID { pid.clone() } else { word }))
             .args(["--duration", &duration, "--output"])
             .arg(scratch.join("out.svg"))
             .env("RESQ_TOKEN", "sesame")
