@@ -1,6 +1,6 @@
 //! The flame-graph command. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 caught nothing.
 
-use std::{env, fs, process::ExitCode};
+use std::{env, fs, path::PathBuf, process::ExitCode};
 
 use clap::Parser as _;
 use flame_graph::{
@@ -57,7 +57,18 @@ fn host() -> Host {
         max_frequency: rate.ok().and_then(|text| text.trim().parse().ok()),
         token: secret("RESQ_TOKEN"),
         api_key: secret("RESQ_API_KEY"),
+        debuginfod_urls: env::var("DEBUGINFOD_URLS").ok(),
+        debuginfod_cache: debuginfod_cache(),
     }
+}
+
+/// Where debuginfod's clients keep files (`debuginfod_find_debuginfo(3)`).
+fn debuginfod_cache() -> Option<PathBuf> {
+    let folder = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let below = |folder: PathBuf| folder.join("debuginfod_client");
+    folder("DEBUGINFOD_CACHE_PATH")
+        .or_else(|| folder("XDG_CACHE_HOME").map(below))
+        .or_else(|| folder("HOME").map(|home| below(home.join(".cache"))))
 }
 
 /// With `--verbose`, what libraries log goes to standard error.

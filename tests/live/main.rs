@@ -11,6 +11,8 @@ mod changing;
 #[cfg(test)]
 mod command;
 #[cfg(test)]
+mod debuginfod;
+#[cfg(test)]
 mod depth;
 #[cfg(test)]
 mod dotnet;

@@ -84,6 +84,9 @@ pub struct Cpu {
     /// What to show.
     #[command(flatten)]
     pub show: Show,
+    /// Ask the servers in DEBUGINFOD_URLS for debug files of what has no names on this host
+    #[arg(long, help_heading = "What to show")]
+    pub debuginfod: bool,
     /// Where it goes.
     #[command(flatten)]
     pub written: Written,

@@ -43,11 +43,7 @@ pub fn cpu(plan: &CpuPlan) -> anyhow::Result<Exit> {
     let session = Session::new(start).context("cannot set up a recording")?;
     let Steered { recording, report, stopped, command } = record(plan, prepared, &session)?;
     let cutoff = recording.metadata.duration;
-    let options = symbolize::Options {
-        inlines: plan.view.inlined,
-        kernel: plan.view.side != Side::User,
-        ..symbolize::Options::default()
-    };
+    let options = options(plan);
     let asked = plan.perf_maps.then(|| perf_maps::ask(&recording));
     let mut profile: Profile = symbolize(recording, &options);
     drop(asked);
@@ -64,6 +60,20 @@ pub fn cpu(plan: &CpuPlan) -> anyhow::Result<Exit> {
         say(format_args!("{said}\n"));
     }
     Ok(exit)
+}
+
+fn options(plan: &CpuPlan) -> symbolize::Options {
+    let debuginfod = plan.debuginfod.clone();
+    let debuginfod = debuginfod.map(|native::Debuginfod { servers, cache }| {
+        symbolize::debuginfod::Settings { servers, cache, tell: say }
+    });
+    symbolize::Options {
+        inlines: plan.view.inlined,
+        kernel: plan.view.side != Side::User,
+        debug_caches: debuginfod.iter().filter_map(|settings| settings.cache.clone()).collect(),
+        debuginfod,
+        ..symbolize::Options::default()
+    }
 }
 
 fn why_empty(plan: &CpuPlan, duration: Duration) -> String {

@@ -72,6 +72,10 @@ pub struct Host {
     pub token: Option<Secret>,
     /// `RESQ_API_KEY`, likewise.
     pub api_key: Option<Secret>,
+    /// `DEBUGINFOD_URLS`; none: not set.
+    pub debuginfod_urls: Option<String>,
+    /// The folder that debuginfod's clients keep files in.
+    pub debuginfod_cache: Option<PathBuf>,
 }
 
 /// Why the command line makes no plan.
@@ -88,6 +92,15 @@ pub enum PlanError {
         /// What it needs.
         needs: &'static str,
     },
+    /// No server to ask.
+    #[error(
+        "--debuginfod asks the servers that DEBUGINFOD_URLS names, and it names none; set it, and \
+         let it pass sudo: `sudo --preserve-env=DEBUGINFOD_URLS`"
+    )]
+    NoServer,
+    /// A server that cannot be asked. What stands there may hold a credential.
+    #[error("--debuginfod: address {0} in DEBUGINFOD_URLS is no http or https address")]
+    Server(usize),
     /// Both sides exclusively.
     #[error("--user-only and --kernel-only together leave nothing to show; give one of them")]
     NoSide,

@@ -3,6 +3,7 @@
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use profiler_ebpf::glob::{GlobError, Globs};
+use reqwest::Url;
 
 use super::{DEFAULT_DURATION, Host, PlanError, duration, id, outputs};
 use crate::{
@@ -74,10 +75,21 @@ pub struct CpuPlan {
     pub view: View,
     /// Whether runtimes are asked for perf maps.
     pub perf_maps: bool,
+    /// Which servers are asked for debug files; none: no server.
+    pub debuginfod: Option<Debuginfod>,
     /// Bounds that are lower than usual.
     pub limits: Vec<(Bound, usize)>,
     /// Where figures about the recording go.
     pub stats: Option<PathBuf>,
+}
+
+/// Servers of debug files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Debuginfod {
+    /// Their addresses, at least one, the first to be asked first.
+    pub servers: Vec<Url>,
+    /// Where files are kept.
+    pub cache: Option<PathBuf>,
 }
 
 /// The plan of `flame-graph cpu`.
@@ -94,6 +106,7 @@ pub fn cpu(cpu: cli::Cpu, host: &Host) -> Result<CpuPlan, PlanError> {
         limit,
         stats,
         enable_perf_maps,
+        debuginfod,
     } = cpu;
     let side = side(show.user_only, show.kernel_only)?;
     let frequency = frequency(&hertz, host)?;
@@ -113,6 +126,7 @@ pub fn cpu(cpu: cli::Cpu, host: &Host) -> Result<CpuPlan, PlanError> {
         labels: Labels { threads: show.threads, pids: show.pids, cpus: show.per_cpu },
         view: View { side, inlined: !show.no_inline },
         perf_maps: enable_perf_maps,
+        debuginfod: debuginfod.then(|| servers(host)).transpose()?,
         limits,
         stats,
     })
@@ -125,6 +139,20 @@ fn bound(text: &str) -> Result<(Bound, usize), PlanError> {
         Some((Bound::named(name)?, value.parse().ok().filter(|_| digits)?))
     });
     bound.ok_or_else(|| PlanError::Limit(text.to_owned()))
+}
+
+fn servers(host: &Host) -> Result<Debuginfod, PlanError> {
+    let urls = host.debuginfod_urls.as_deref().unwrap_or_default().split_whitespace();
+    let server = |(number, text): (usize, &str)| {
+        let url = Url::parse(text).ok();
+        let url = url.filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+        url.ok_or(PlanError::Server(number))
+    };
+    let servers: Vec<Url> = (1..).zip(urls).map(server).collect::<Result<_, _>>()?;
+    if servers.is_empty() {
+        return Err(PlanError::NoServer);
+    }
+    Ok(Debuginfod { servers, cache: host.debuginfod_cache.clone() })
 }
 
 /// The plan of `flame-graph offcpu`.
@@ -149,6 +177,7 @@ pub fn off_cpu(off_cpu: cli::OffCpu) -> Result<CpuPlan, PlanError> {
         title: written.title.unwrap_or_else(|| "Off-CPU time".to_owned()),
         labels: Labels { threads: show.threads, pids: show.pids, cpus: false },
         view: View { side, inlined: !show.no_inline },
+        debuginfod: None,
         limits: limit.iter().map(|text| bound(text)).collect::<Result<_, _>>()?,
         stats,
     })
@@ -401,6 +430,31 @@ mod tests {
             assert!(error.contains("is not a bound and its number"), "{wrong}: {error}");
             assert!(error.contains("sideband-bytes, targets"), "{wrong}: {error}");
         }
+    }
+
+    #[test]
+    fn servers_of_debug_files_come_from_the_environment() {
+        let plan = |urls: &str| {
+            let cli = Cli::try_parse_from(["flame-graph", "cpu", "--debuginfod"]).unwrap();
+            let host = Host {
+                debuginfod_urls: Some(urls.to_owned()),
+                debuginfod_cache: Some("/cache".into()),
+                ..Host::default()
+            };
+            match Plan::new(cli, &host) {
+                Ok(Plan::Cpu(plan)) => Ok(plan.debuginfod.unwrap()),
+                Ok(other) => Err(format!("{other:?}")),
+                Err(error) => Err(error.to_string()),
+            }
+        };
+        let found = plan(" https://a.example/x  http://[::1]:8002\n").unwrap();
+        let servers: Vec<_> = found.servers.iter().map(Url::as_str).collect();
+        assert_eq!(servers, ["https://a.example/x", "http://[::1]:8002/"]);
+        assert_eq!(found.cache, Some("/cache".into()));
+        assert!(plan("").unwrap_err().contains("DEBUGINFOD_URLS names"));
+        let wrong = plan("http://a.example ftp://me:secret@b.example").unwrap_err();
+        assert!(wrong.contains("address 2") && !wrong.contains("secret"), "{wrong}");
+        assert_eq!(cpu("").unwrap().debuginfod, None);
     }
 
     #[test]

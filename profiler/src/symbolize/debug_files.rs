@@ -15,7 +15,7 @@ use std::{
 
 use object::Object;
 
-use super::elf;
+use super::{debuginfod, elf};
 use crate::target::image::{Image, open_regular};
 
 /// A file with debug information and where it was found.
@@ -41,13 +41,21 @@ impl DebugFile {
     }
 }
 
-/// The debug file of an executable or library, whose path is `path` in its process's view.
+/// The debug file of an executable or library, whose path is `path` in its process's view: below
+/// one of `dirs`, beside the file, or in one of `caches`, which have debuginfod's layout.
 #[must_use]
-pub fn separate(file: &object::File<'_>, path: &Path, dirs: &[PathBuf]) -> Option<DebugFile> {
+pub fn separate(
+    file: &object::File<'_>,
+    path: &Path,
+    dirs: &[PathBuf],
+    caches: &[PathBuf],
+) -> Option<DebugFile> {
     let build_id = file.build_id().ok().flatten();
     if let Some(id) = build_id {
-        let mut candidates = dirs.iter().filter_map(|dir| Some(dir.join(by_build_id(id)?)));
-        let found = candidates
+        let below = dirs.iter().filter_map(|dir| Some(dir.join(by_build_id(id)?)));
+        let cached = caches.iter().filter_map(|cache| debuginfod::file_in(cache, id));
+        let found = below
+            .chain(cached)
             .find_map(|path| DebugFile::open(path).filter(|found| found.has_build_id(id)));
         if found.is_some() {
             return found;

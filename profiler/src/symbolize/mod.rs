@@ -4,6 +4,7 @@
 //!   the handle that was opened while its process lived, or of its debug file. blazesym reads the
 //!   files that only root can change ([`blaze`]); our own readers ([`elf`], [`dwarf`]) bound what a
 //!   hostile file can make them do, and read those that anybody else can change ([`crate::target::image`]).
+//! * Debug files that the host lacks: from servers, when asked for ([`debuginfod`]).
 //! * The vDSO and the kernel ([`kernel`]): from the running kernel.
 //! * Code made at run time ([`jit`]): from the files that its process wrote.
 //!
@@ -13,6 +14,7 @@
 
 mod blaze;
 mod debug_files;
+pub mod debuginfod;
 pub mod dwarf;
 pub mod elf;
 mod go;
@@ -59,6 +61,10 @@ pub struct Options {
     pub proc_root: PathBuf,
     /// Where debug files are kept, searched in this order.
     pub debug_dirs: Vec<PathBuf>,
+    /// More of them, in debuginfod's layout.
+    pub debug_caches: Vec<PathBuf>,
+    /// Which servers are asked for debug files that are still missing; none: no server.
+    pub debuginfod: Option<debuginfod::Settings>,
     /// Whether a file is trusted, so that blazesym may read it.
     pub trusts: fn(&File) -> bool,
 }
@@ -70,6 +76,8 @@ impl Default for Options {
             kernel: true,
             proc_root: PathBuf::from("/proc"),
             debug_dirs: vec![PathBuf::from("/usr/lib/debug")],
+            debug_caches: Vec::new(),
+            debuginfod: None,
             trusts: image::only_root_changes,
         }
     }
@@ -213,7 +221,43 @@ impl Names {
             kernel
         });
         let (user, made) = found.into_inner().unwrap_or_else(PoisonError::into_inner);
-        Self { modules: modules.to_vec(), user, made, kernel }
+        let mut names = Self { modules: modules.to_vec(), user, made, kernel };
+        if let Some(settings) = &options.debuginfod {
+            names.ask_servers(wanted, settings, options);
+        }
+        names
+    }
+
+    /// Gets debug files for what has no names on this host.
+    fn ask_servers(&mut self, wanted: &Wanted, settings: &debuginfod::Settings, options: &Options) {
+        let is_nameless = |id, address: &u64| {
+            let frames = self.user.get(&(id, *address));
+            frames.is_none_or(|frames| frames.iter().all(|frame| !frame.symbol))
+        };
+        let mut lacking = Vec::new();
+        for (id, addresses) in &wanted.user {
+            let Addresses::Fixed(addresses) = addresses else { continue };
+            let Some(module) = self.modules.get(id.0 as usize) else { continue };
+            if let Some(build_id) = &module.build_id
+                && addresses.iter().any(|address| is_nameless(*id, address))
+            {
+                lacking.push((*id, Arc::clone(module), build_id.clone(), addresses));
+            }
+        }
+        let mut ids: Vec<Vec<u8>> = lacking.iter().map(|(_, _, id, _)| id.clone()).collect();
+        sort(&mut ids);
+        if ids.is_empty() {
+            return;
+        }
+        let Some(fetched) = debuginfod::fetch(settings, ids) else { return };
+        let caches = vec![fetched.folder().to_owned()];
+        let options = Options { debug_caches: caches, ..options.clone() };
+        for (id, module, build_id, addresses) in lacking {
+            if fetched.has(&build_id) {
+                let frames = user_frames(&module, addresses, &options);
+                self.user.extend(frames.into_iter().map(|(at, frames)| ((id, at), frames)));
+            }
+        }
     }
 
     /// The named frames of a raw one, root side first.

@@ -204,7 +204,7 @@ fn resolve_addresses(
     let lacks_info = options.inlines && !has_info;
     let lacks_symbols = file.section_by_name(".symtab").is_none() && symbols.contains(&None);
     let debug = (lacks_info || lacks_symbols)
-        .then(|| debug_files::separate(file, path, &options.debug_dirs))
+        .then(|| debug_files::separate(file, path, &options.debug_dirs, &options.debug_caches))
         .flatten();
     let debug_source =
         debug.as_ref().and_then(|debug| Source::of(&debug.image, Some(&debug.file), options));
