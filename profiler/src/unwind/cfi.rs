@@ -187,7 +187,7 @@ where
         }
         let text = self.file.text_from(start)?;
         let (start, end) = (start.max(text.address), end.min(text.address + text.size));
-        let behind = self.known.partition_point(|row| row.address <= start);
+        let behind = self.known.partition_point(|row| row.address() <= start);
         let is_known = behind > 0 && self.known[behind - 1].rule != 0;
         (start < end && !is_known).then_some(Function { start, end, offset: fde.offset() })
     }

@@ -15,7 +15,9 @@ use object::{
     },
 };
 
-use super::{MAX_SECTION, MAX_SECTIONS, MAX_SEGMENTS, MAX_TEXT, TextRange, UnwindError};
+use super::{
+    MAX_ADDRESS, MAX_SECTION, MAX_SECTIONS, MAX_SEGMENTS, MAX_TEXT, TextRange, UnwindError,
+};
 
 pub const LITTLE: Endianness = Endianness::Little;
 const PAGE: u64 = profiler_ebpf::wire::TEXT_PAGE;
@@ -214,7 +216,8 @@ fn text_ranges(
         let (address, offset) = (segment.p_vaddr(LITTLE), segment.p_offset(LITTLE));
         let size = segment.p_filesz(LITTLE).min(len.saturating_sub(offset));
         let end = address.checked_add(size).and_then(|end| end.checked_add(PAGE));
-        if size > 0 && end.is_some() && address % PAGE == offset % PAGE {
+        let mapped = end.is_some_and(|end| end <= MAX_ADDRESS);
+        if size > 0 && mapped && address % PAGE == offset % PAGE {
             text.push(TextRange { address, offset, size });
         }
     }

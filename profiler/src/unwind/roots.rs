@@ -26,8 +26,8 @@ const STARTS: [&[u8]; 4] =
 /// has, so its C library has, too.
 pub fn find(file: &File<'_>, rows: &[RowAt], rules: &mut Rules) -> Result<Vec<RowAt>, UnwindError> {
     let entry = file.entry();
-    let at = rows.partition_point(|row| row.address <= entry);
-    let covered = at.checked_sub(1).is_some_and(|before| rows[before].rule != 0);
+    let at = rows.partition_point(|row| row.address() <= entry);
+    let covered = at.checked_sub(1).is_some_and(|before| rows[before].rule() != 0);
     // Libraries have none.
     if entry == 0 || covered || file.text_from(entry).is_none_or(|text| entry < text.address) {
         return Ok(Vec::new());

@@ -22,7 +22,7 @@ const MAX_OPERATIONS: usize = 12;
 pub struct Rules {
     /// By number; the first is [`Rule::NONE`].
     pub list: Vec<Rule>,
-    numbers: FxHashMap<Rule, u32>,
+    numbers: FxHashMap<Rule, u16>,
 }
 
 impl Default for Rules {
@@ -36,7 +36,7 @@ impl Default for Rules {
 
 impl Rules {
     /// The number of a rule.
-    pub fn number(&mut self, rule: &Rule) -> u32 {
+    pub fn number(&mut self, rule: &Rule) -> u16 {
         if let Some(number) = self.numbers.get(rule) {
             return *number;
         }
@@ -44,7 +44,7 @@ impl Rules {
             // Real files have a few hundred: this one must not fill the table of the whole host.
             return self.numbers.get(&UNSUPPORTED).copied().unwrap_or(0);
         }
-        let number = self.list.len() as u32;
+        let number = self.list.len() as u16;
         self.list.push(*rule);
         self.numbers.insert(*rule, number);
         number
@@ -57,11 +57,12 @@ impl Rules {
         numbers[0] = Some(0);
         let mut used = vec![Rule::NONE];
         for row in rows {
-            let old = row.rule as usize;
-            row.rule = *numbers[old].get_or_insert_with(|| {
+            let old = row.rule() as usize;
+            let number = *numbers[old].get_or_insert_with(|| {
                 used.push(self.list[old]);
-                used.len() as u32 - 1
+                used.len() as u16 - 1
             });
+            *row = RowAt::new(row.address(), number);
         }
         used
     }

@@ -65,9 +65,9 @@ pub fn mark_padding(rows: &mut [RowAt], rules: &mut Rules) {
     let padding = rules.number(&Rule { cfa: cfa::PADDING, ..Rule::NONE });
     for at in 1..rows.len().saturating_sub(1) {
         let [before, hole, after] = [rows[at - 1], rows[at], rows[at + 1]];
-        let short = after.address - hole.address <= MAX_PADDING;
-        if short && before.rule != 0 && hole.rule == 0 && after.rule != 0 {
-            rows[at].rule = padding;
+        let short = after.address() - hole.address() <= MAX_PADDING;
+        if short && before.rule() != 0 && hole.rule() == 0 && after.rule() != 0 {
+            rows[at] = RowAt::new(hole.address(), padding);
         }
     }
 }
@@ -92,10 +92,10 @@ fn holes(rows: &[RowAt], rules: &mut Rules) -> Result<Vec<RowAt>, UnwindError> {
     let mut found = Builder::default();
     for three in rows.windows(3) {
         let [before, hole, after] = three else { continue };
-        let short = after.address - hole.address <= MAX_HOLE;
-        if short && before.rule != 0 && hole.rule == 0 && after.rule == root {
-            found.push(hole.address, before.rule)?;
-            found.push(after.address, 0)?;
+        let short = after.address() - hole.address() <= MAX_HOLE;
+        if short && before.rule() != 0 && hole.rule() == 0 && after.rule() == root {
+            found.push(hole.address(), before.rule())?;
+            found.push(after.address(), 0)?;
         }
     }
     Ok(found.finish())

@@ -31,16 +31,16 @@ pub fn find(file: &File<'_>, rows: &[RowAt], rules: &mut Rules) -> Result<Vec<Ro
     let mut found = Builder::default();
     for text in &file.text {
         let end = text.address + text.size;
-        let mut at = rows.partition_point(|row| row.address <= text.address);
+        let mut at = rows.partition_point(|row| row.address() <= text.address);
         let mut address = text.address;
         let mut rule = at.checked_sub(1).map_or(0, |before| rows[before].rule);
         while address < end {
-            let next = rows.get(at).map_or(end, |row| row.address.min(end));
+            let next = rows.get(at).map_or(end, |row| row.address().min(end));
             if rule == 0 && (MIN_HOLE..MAX_HOLE).contains(&(next - address)) {
                 scan(file, address, next, rules, &mut found)?;
             }
             address = next;
-            rule = rows.get(at).map_or(0, |row| row.rule);
+            rule = rows.get(at).map_or(0, |row| row.rule());
             at += 1;
         }
     }
@@ -78,11 +78,11 @@ fn scan(
 /// thread stands.
 pub fn extend(rows: &mut [RowAt], rules: &[Rule]) {
     for at in 1..rows.len() {
-        let kind = |row: &RowAt| rules[row.rule as usize].cfa;
+        let kind = |row: &RowAt| rules[row.rule() as usize].cfa;
         let is_hole = matches!(kind(&rows[at]), cfa::NONE | cfa::PADDING);
-        let room = rows.get(at + 1).is_none_or(|next| next.address > rows[at].address + 1);
+        let room = rows.get(at + 1).is_none_or(|next| next.address() > rows[at].address() + 1);
         if kind(&rows[at - 1]) == cfa::SIGNAL && is_hole && room {
-            rows[at].address += 1;
+            rows[at] = RowAt::new(rows[at].address() + 1, rows[at].rule());
         }
     }
 }

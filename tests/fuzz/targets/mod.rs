@@ -34,8 +34,8 @@ fn unwind_tables() {
     fuzz("unwind", vec![], |bytes| {
         let Ok(rows) = unwind::compile(bytes) else { return };
         // What the tables' filling relies on.
-        assert!(rows.rows.iter().all(|row| (row.rule as usize) < rows.rules.len()));
-        assert!(rows.rows.is_sorted_by(|one, next| one.address < next.address));
+        assert!(rows.rows.iter().all(|row| (row.rule() as usize) < rows.rules.len()));
+        assert!(rows.rows.is_sorted_by(|one, next| one.address() < next.address()));
         assert!(rows.text.is_sorted_by(|one, next| one.address + one.size <= next.address));
     });
 }

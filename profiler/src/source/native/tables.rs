@@ -189,13 +189,13 @@ impl<S: Storage> Tables<S> {
             let pages = u32::try_from(pages).map_err(|_| TableFull::Pages)?;
             let extent = self.pages.take(pages).ok_or(TableFull::Pages)?;
             file.text.push((range.clone(), extent));
-            let mut at = compiled.rows.partition_point(|row| row.address < first);
+            let mut at = compiled.rows.partition_point(|row| row.address() < first);
             let mut packed = Packed::default();
             for page in 0..pages {
                 let start = first + u64::from(page) * TEXT_PAGE;
                 let end = start + TEXT_PAGE;
-                let stop = at + compiled.rows[at..].partition_point(|row| row.address < end);
-                let carried = at.checked_sub(1).map_or(0, |before| compiled.rows[before].rule);
+                let stop = at + compiled.rows[at..].partition_point(|row| row.address() < end);
+                let carried = at.checked_sub(1).map_or(0, |before| compiled.rows[before].rule());
                 packed.page(start, carried, &compiled.rows[at..stop], &rules);
                 at = stop;
             }
@@ -371,13 +371,13 @@ struct Packed {
 
 impl Packed {
     /// Packs a page: `carried` is the rule that holds at its start.
-    fn page(&mut self, start: u64, carried: u32, rows: &[crate::unwind::RowAt], numbers: &[u16]) {
+    fn page(&mut self, start: u64, carried: u16, rows: &[crate::unwind::RowAt], numbers: &[u16]) {
         let before = self.rows.len();
-        if rows.first().is_none_or(|row| row.address > start) {
+        if rows.first().is_none_or(|row| row.address() > start) {
             self.rows.push(Row::new(0, numbers[carried as usize]));
         }
         for row in rows {
-            self.rows.push(Row::new((row.address - start) as u16, numbers[row.rule as usize]));
+            self.rows.push(Row::new((row.address() - start) as u16, numbers[row.rule() as usize]));
         }
         let packed = &self.rows[before..];
         if packed.iter().all(|row| row.rule() == 0) {

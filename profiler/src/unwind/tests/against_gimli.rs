@@ -162,7 +162,7 @@ fn compare(elf: &[u8], samples: u64) -> Option<Tally> {
         let stride = (text.size / samples).max(1) as usize;
         let rows = (compiled.rows.len() as u64 / samples).max(1) as usize;
         let at_rows = compiled.rows.iter().step_by(rows);
-        let edges = at_rows.flat_map(|row| [row.address.wrapping_sub(1), row.address]);
+        let edges = at_rows.flat_map(|row| [row.address().wrapping_sub(1), row.address()]);
         for address in (text.address..end).step_by(stride).chain(edges) {
             if !(text.address..end).contains(&address) {
                 continue;

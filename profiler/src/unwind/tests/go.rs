@@ -43,14 +43,14 @@ fn compare(program: &[u8]) {
     let text = compiled.text.clone();
     let other = UnwindRows { text, rules: rules.list, rows, skipped };
     let (mut same, mut saved_bp) = (0, 0);
-    for row in compiled.rows.iter().filter(|row| row.rule != 0) {
-        let (ours, theirs) = (rule_at(&compiled, row.address), rule_at(&other, row.address));
+    for row in compiled.rows.iter().filter(|row| row.rule() != 0) {
+        let (ours, theirs) = (rule_at(&compiled, row.address()), rule_at(&other, row.address()));
         if ours.cfa != cfa::SP || theirs == Rule::NONE {
             continue;
         }
         let offsets = (ours.cfa, ours.cfa_offset, ours.ra, ours.ra_offset);
         let expected = (theirs.cfa, theirs.cfa_offset, theirs.ra, theirs.ra_offset);
-        assert_eq!(offsets, expected, "at {:#x}", row.address);
+        assert_eq!(offsets, expected, "at {:#x}", row.address());
         same += 1;
         saved_bp += u32::from(ours.fp == saved::AT_CFA && ours.fp_offset == -16);
     }

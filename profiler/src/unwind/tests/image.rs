@@ -33,19 +33,19 @@ impl<M: FnMut(u64) -> Option<u64>> Image<M> {
             first_page: self.pages.len() as u32,
             kind: mapping_kind::ROWS,
         });
-        let first_rule = self.rules.len() as u32;
+        let first_rule = self.rules.len() as u16;
         self.rules.extend(&compiled.rules);
-        let number = |rule: u32| if rule == 0 { 0 } else { (first_rule + rule) as u16 };
+        let number = |rule: u16| if rule == 0 { 0 } else { first_rule + rule };
         for page in (start..end).step_by(TEXT_PAGE as usize) {
-            let from = compiled.rows.partition_point(|row| row.address <= page);
-            let to = compiled.rows.partition_point(|row| row.address < page + TEXT_PAGE);
+            let from = compiled.rows.partition_point(|row| row.address() <= page);
+            let to = compiled.rows.partition_point(|row| row.address() < page + TEXT_PAGE);
             let first = self.rows.len();
-            let carried = from.checked_sub(1).map_or(0, |at| compiled.rows[at].rule);
+            let carried = from.checked_sub(1).map_or(0, |at| compiled.rows[at].rule());
             self.rows.push(Row::new(0, number(carried)));
             self.rows.extend(
                 compiled.rows[from..to]
                     .iter()
-                    .map(|row| Row::new((row.address - page) as u16, number(row.rule))),
+                    .map(|row| Row::new((row.address() - page) as u16, number(row.rule()))),
             );
             let len = (self.rows.len() - first) as u16;
             self.pages.push(PageRows { segment: 0, len, start: first as u32 });

@@ -150,8 +150,8 @@ fn by_sp(cfa_offset: i32) -> Rule {
 
 /// Address and rule of each row.
 fn list(compiled: &UnwindRows) -> Vec<(u64, Rule)> {
-    let rule = |row: &RowAt| compiled.rules[row.rule as usize];
-    compiled.rows.iter().map(|row| (row.address, rule(row))).collect()
+    let rule = |row: &RowAt| compiled.rules[row.rule() as usize];
+    compiled.rows.iter().map(|row| (row.address(), rule(row))).collect()
 }
 
 /// The rule that some instructions lead to.

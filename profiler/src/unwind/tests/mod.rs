@@ -36,7 +36,7 @@ fn loader() -> Vec<u8> {
 
 /// The rule that holds at an address.
 fn rule_at(compiled: &UnwindRows, address: u64) -> Rule {
-    let behind = compiled.rows.partition_point(|row| row.address <= address);
+    let behind = compiled.rows.partition_point(|row| row.address() <= address);
     let number = behind.checked_sub(1).map_or(0, |at| compiled.rows[at].rule);
     compiled.rules[number as usize]
 }
@@ -53,15 +53,19 @@ fn check_shape(compiled: &UnwindRows) {
     }
     let mut before = 0;
     for (at, row) in compiled.rows.iter().enumerate() {
-        assert!(at == 0 || compiled.rows[at - 1].address < row.address, "row {at}");
-        assert_ne!(row.rule, before, "row {at} at {:#x}", row.address);
-        assert!((row.rule as usize) < compiled.rules.len());
-        before = row.rule;
-        if row.rule != 0 {
+        assert!(at == 0 || compiled.rows[at - 1].address() < row.address(), "row {at}");
+        assert_ne!(row.rule(), before, "row {at} at {:#x}", row.address());
+        assert!((row.rule() as usize) < compiled.rules.len());
+        before = row.rule();
+        if row.rule() != 0 {
             let inside = |text: &super::TextRange| {
-                (text.address..text.address + text.size).contains(&row.address)
+                (text.address..text.address + text.size).contains(&row.address())
             };
-            assert!(compiled.text.iter().any(inside), "row at {:#x} lies in no text", row.address);
+            assert!(
+                compiled.text.iter().any(inside),
+                "row at {:#x} lies in no text",
+                row.address()
+            );
         }
     }
     assert_eq!(before, 0, "the last row ends the last rule");
