@@ -4,6 +4,7 @@
 //! Tools take turns within each round, so that what changes on the machine meanwhile meets all of
 //! them. A figure is the median of the rounds, with the least and the greatest.
 
+mod churn;
 mod collectors;
 mod filters;
 mod machine;
@@ -32,10 +33,10 @@ pub enum Bench {
 /// How it is measured.
 #[derive(Args, Default)]
 pub struct Options {
-    /// Fewer and shorter rounds: two minutes instead of six to eight
+    /// Fewer and shorter rounds: two minutes instead of seven to nine
     #[arg(long)]
     pub quick: bool,
-    /// Only these parts: cost, complete, shares, walk, filters, host
+    /// Only these parts: cost, host, churn, complete, shares, walk, filters
     #[arg(long, value_name = "PART", value_delimiter = ',')]
     pub only: Vec<String>,
     /// Also write every measurement to this file

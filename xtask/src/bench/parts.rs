@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::{Result, bail};
 
 use super::{
-    filters,
+    churn, filters,
     numbers::{Row, Unit, line},
     programs::{self, Program, Running},
     tools::{self, Run, Settings, Tool},
@@ -23,6 +23,8 @@ complete: reaches _start or the thread's start; the recorder's word for ours, an
   address of the last frame compared with the program's entry point and thread roots
 walk: run time of our BPF program as the kernel counts it, at 999 Hz, less its runs that found
   another process than the target
+churn: one recording of the whole host, with 200 processes that sleep and 200 a second that begin;
+  its tool CPU is in the mean, and includes the start and the picture
 filters: run time of our BPF program by tick while every CPU runs what the filter rejects";
 
 /// How the parts are run.
@@ -57,6 +59,7 @@ pub struct Part {
 const PARTS: &[Part] = &[
     Part { name: "cost", run: cost },
     Part { name: "host", run: host },
+    Part { name: "churn", run: churn::churn },
     Part { name: "complete", run: complete },
     Part { name: "shares", run: shares },
     Part { name: "walk", run: walk },

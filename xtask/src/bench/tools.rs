@@ -138,15 +138,23 @@ pub fn record(tool: Tool, program: &Running, settings: Settings, scratch: &Path)
 /// # Errors
 /// When the tool cannot be run or fails.
 pub fn run_time(whom: &[&str], settings: Settings, scratch: &Path) -> Result<f64> {
-    let mut measured = Measured::start(&ours(whom, settings.frequency, scratch), scratch)?;
-    sleep(SET_UP + settings.window);
-    measured.interrupt();
-    measured.wait()?;
-    let stats: Value = serde_json::from_slice(&fs::read(scratch.join("stats.json"))?)?;
+    let stats = recorded(whom, settings, scratch)?;
     let number = |name| stats.get(name).and_then(Value::as_f64);
     let (time, runs) = (number("bpf_nanoseconds"), number("bpf_runs"));
     let (time, runs) = time.zip(runs).context("the kernel counted no run time")?;
     Ok(time / runs.max(1.0))
+}
+
+/// The figures of our recording of `whom`.
+///
+/// # Errors
+/// When the tool cannot be run or fails.
+pub fn recorded(whom: &[&str], settings: Settings, scratch: &Path) -> Result<Value> {
+    let mut measured = Measured::start(&ours(whom, settings.frequency, scratch), scratch)?;
+    sleep(SET_UP + settings.window);
+    measured.interrupt();
+    measured.wait()?;
+    Ok(serde_json::from_slice(&fs::read(scratch.join("stats.json"))?)?)
 }
 
 /// The binary that is measured.
