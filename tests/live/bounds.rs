@@ -2,9 +2,11 @@
 //! taken is drawn, as a stack or as the frame of its loss.
 
 use std::{
+    fs,
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
     thread,
+    time::Duration,
 };
 
 use crate::{
@@ -191,4 +193,50 @@ fn records_about_processes_that_are_lost() {
     });
     assert!(lost(&recorded, "process records lost") > 0, "{}", recorded.said);
     drop(target);
+}
+
+/// The kernel's limit of samples a second, put back when this is dropped.
+struct MaxRate(String);
+
+impl MaxRate {
+    const FILE: &str = "/proc/sys/kernel/perf_event_max_sample_rate";
+
+    fn take() -> Result<Self, String> {
+        let rate = fs::read_to_string(Self::FILE).map_err(|error| error.to_string())?;
+        // Not every container may set it.
+        match fs::write(Self::FILE, &rate) {
+            Ok(()) => Ok(Self(rate)),
+            Err(error) => Err(format!("the right to set {}: {error}", Self::FILE)),
+        }
+    }
+}
+
+impl Drop for MaxRate {
+    fn drop(&mut self) {
+        fs::write(Self::FILE, &self.0).unwrap();
+    }
+}
+
+#[test]
+fn samples_that_the_kernel_throttles() {
+    require!(root(), tool("gcc"), MaxRate::take());
+    let stage = Stage::take();
+    let target = deep(&stage, 40);
+    let pid = target.pid().to_string();
+    for engine in ["ebpf", "perf-event"] {
+        let recorded = thread::scope(|scope| {
+            scope.spawn(|| {
+                let rate = MaxRate::take().unwrap();
+                thread::sleep(Duration::from_millis(700));
+                fs::write(MaxRate::FILE, "1000").unwrap();
+                thread::sleep(Duration::from_millis(400));
+                drop(rate);
+            });
+            let args = ["--engine", engine, "--pid", &pid, "-F", "4999", "-d", "1.5"];
+            bounded(&stage, "stacks=100000", &args)
+        });
+        let count = lost(&recorded, "throttled");
+        assert!(count > 100, "{engine}: {}", recorded.said);
+        assert_eq!(drawn(&recorded, "throttled"), count);
+    }
 }

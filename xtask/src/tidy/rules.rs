@@ -19,6 +19,7 @@ pub const UNSAFE_FILES: &[(&str, &str)] = &[
     ("profiler-ebpf/src/tables.rs", "BPF helpers take raw pointers"),
     ("profiler-ebpf/src/targets.rs", "BPF helpers take raw pointers"),
     ("profiler-ebpf/src/visit.rs", "BPF helpers take raw pointers"),
+    ("profiler/src/source/native/ebpf/ticks.rs", "ioctl of a perf event"),
     ("profiler/src/source/native/ebpf/mapped.rs", "tables shared with the BPF programs"),
     ("profiler/src/target/probe/bpf.rs", "bpf(2) has no safe binding for what is tried here"),
     ("profiler/src/target/probe/perf.rs", "perf_event_open(2) has no safe binding"),

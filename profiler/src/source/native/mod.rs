@@ -32,6 +32,7 @@ pub mod ring;
 pub mod samples;
 pub mod sideband;
 pub mod tables;
+pub mod throttled;
 pub mod times;
 
 use profiler_ebpf::glob::Globs;

@@ -8,13 +8,7 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
-    programs::{
-        BtfTracePoint, PerfEvent, Program, ProgramError,
-        perf_event::{
-            HardwareEvent, PerfEventConfig, PerfEventLinkId, PerfEventScope, SamplePolicy,
-            SoftwareEvent,
-        },
-    },
+    programs::{BtfTracePoint, PerfEvent, ProgramError},
     sys::{Stats, enable_stats},
 };
 use aya_log::EbpfLogger;
@@ -24,6 +18,7 @@ use super::{
     btf::BtfError,
     mapped::{MappedTables, TableMaps},
     offsets::Offsets,
+    ticks::Ticks,
     waits::{self, Timer, WaitGlobals},
 };
 use crate::{
@@ -63,6 +58,9 @@ pub enum LoadError {
         /// What was answered.
         refusal: String,
     },
+    /// The sampled events.
+    #[error("cannot sample the CPUs by perf_event_open: {0}; run as root")]
+    Ticks(#[source] io::Error),
     /// A map.
     #[error("a BPF map could not be used: {0}")]
     Map(#[from] MapError),
@@ -114,9 +112,8 @@ pub struct Engine {
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
     map_fds: Vec<i32>,
     stats: Option<OwnedFd>,
-    links: Vec<PerfEventLinkId>,
-    /// The event that is sampled: `cycles` or `cpu-clock`.
-    pub event: &'static str,
+    /// What is sampled; none before.
+    pub ticks: Option<Ticks>,
 }
 
 /// Run count and time of a program, as the kernel measured them.
@@ -188,10 +185,8 @@ impl Engine {
         let logger = EbpfLogger::init(&mut ebpf).ok();
         let stats = settings.measure.then(|| enable_stats(Stats::RunTime).ok()).flatten();
         let timer = settings.waits.map(|_| Timer::new(&mut ebpf)).transpose()?;
-        let links = Vec::new();
-        let event = if settings.samples() { "cpu-clock" } else { "sched_switch" };
-        let engine =
-            Self { ebpf, samples, timer, counts, targets, logger, map_fds, stats, links, event };
+        let ticks = None;
+        let engine = Self { ebpf, samples, timer, counts, targets, logger, map_fds, stats, ticks };
         Ok((engine, tables))
     }
 
@@ -210,7 +205,7 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// [`LoadError::Program`].
+    /// [`LoadError::Program`] or [`LoadError::Ticks`].
     pub fn attach(&mut self, settings: &Settings, cpus: &[u32]) -> Result<(), LoadError> {
         if matches!(settings.scope, Scope::Processes { children: true, .. }) {
             self.follow_forks()?;
@@ -229,25 +224,9 @@ impl Engine {
         let program = self.ebpf.program_mut(SAMPLE).ok_or(LoadError::Missing(SAMPLE))?;
         let program: &mut PerfEvent = program.try_into().map_err(failed)?;
         program.load().map_err(failed)?;
-        let policy = SamplePolicy::Frequency(settings.frequency);
-        let mut events = vec![
-            ("cycles", PerfEventConfig::Hardware(HardwareEvent::CpuCycles)),
-            ("cpu-clock", PerfEventConfig::Software(SoftwareEvent::CpuClock)),
-        ];
-        for cpu in cpus {
-            let scope = PerfEventScope::AllProcessesOneCpu { cpu: *cpu };
-            let link = loop {
-                let (_, event) = &events[0];
-                match program.attach(*event, scope, policy, false) {
-                    Ok(link) => break link,
-                    // A virtual machine has no counter of cycles as a rule.
-                    Err(_) if events.len() > 1 => drop(events.remove(0)),
-                    Err(error) => return Err(failed(error)),
-                }
-            };
-            self.links.push(link);
-        }
-        self.event = events[0].0;
+        let program = program.fd().map_err(failed)?.as_fd();
+        let ticks = Ticks::start(cpus, settings.frequency, program).map_err(LoadError::Ticks)?;
+        self.ticks = Some(ticks);
         Ok(())
     }
 
@@ -279,13 +258,7 @@ impl Engine {
         if let Some(timer) = &mut self.timer {
             timer.detach(&mut self.ebpf);
         }
-        let links = std::mem::take(&mut self.links);
-        if let Some(Program::PerfEvent(program)) = self.ebpf.program_mut(SAMPLE) {
-            for link in links {
-                // A link that is gone already does not sample, either.
-                let _ = program.detach(link);
-            }
-        }
+        self.ticks.iter_mut().for_each(Ticks::stop);
     }
 
     /// The value of a counter, over all CPUs.

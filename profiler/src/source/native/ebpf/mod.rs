@@ -1,7 +1,7 @@
 //! The eBPF engine: samples are taken and stacks walked in the kernel.
 //!
 //! [`source`] runs it, [`load`] brings the programs and maps in and attaches them, [`mapped`] is the
-//! memory of the tables,
+//! memory of the tables, [`ticks`] are the events that are sampled,
 //! [`waits`] times waits,
 //! [`btf`] finds the kernel's field offsets, [`offsets`] those that the programs need.
 
@@ -10,4 +10,5 @@ pub mod load;
 pub mod mapped;
 pub mod offsets;
 pub mod source;
+pub mod ticks;
 pub mod waits;

@@ -8,6 +8,7 @@ use profiler_ebpf::wire::Counter;
 use super::{
     load::{Engine, LoadError},
     mapped::MappedTables,
+    ticks::Ticks,
 };
 use crate::{
     model::loss::Loss,
@@ -97,6 +98,10 @@ impl EbpfEngine {
             ..timer.sums.figures()
         })
     }
+
+    fn throttled(&self) -> u64 {
+        self.engine.ticks.as_ref().map_or(0, Ticks::throttled)
+    }
 }
 
 impl drive::Engine for EbpfEngine {
@@ -128,12 +133,14 @@ impl drive::Engine for EbpfEngine {
             }
         }
         drained.unreadable = self.sideband.drain(&mut drained.records);
+        drained.unreadable += self.engine.ticks.as_mut().map_or(0, Ticks::drain);
         drained
     }
 
     fn lost(&self) -> u64 {
         let timer = self.engine.timer.as_ref().map_or(0, |timer| timer.malformed);
-        self.count(Counter::RingFull) + self.count(Counter::NoScratch) + self.malformed + timer
+        let lost = self.count(Counter::RingFull) + self.count(Counter::NoScratch);
+        lost + self.malformed + timer + self.throttled()
     }
 
     fn forget(&mut self, mut pids: Vec<u32>) {
@@ -175,6 +182,7 @@ impl drive::Engine for EbpfEngine {
         recorder.lose(Loss::TimeLost, self.count(Counter::TimeLost) / 1000);
         recorder.lose(Loss::ThreadUntimed, self.count(Counter::NoThread));
         recorder.lose(Loss::TargetsFull, self.refused + self.count(Counter::TargetsFull));
+        recorder.lose_samples(Loss::Throttled, self.throttled());
         let switches = self.count(Counter::Switches);
         let samples = self.count(Counter::Samples);
         let taken = if switches > 0 { switches } else { samples };
@@ -182,7 +190,7 @@ impl drive::Engine for EbpfEngine {
         let per =
             |total: u64| run.filter(|_| total > 0).map(|r| r.nanoseconds as f64 / total as f64);
         let report = Report {
-            event: self.engine.event,
+            event: self.engine.ticks.as_ref().map_or("sched_switch", |ticks| ticks.event),
             map_bytes: self.engine.map_bytes(recorder.tables().storage()),
             bpf_runs: run.map(|run| run.runs),
             bpf_nanoseconds: run.map(|run| run.nanoseconds),
@@ -191,6 +199,6 @@ impl drive::Engine for EbpfEngine {
             times: self.times(),
             ..Report::default()
         };
-        (samples, report)
+        (samples + self.throttled(), report)
     }
 }

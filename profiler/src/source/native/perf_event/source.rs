@@ -24,6 +24,7 @@ use crate::{
         limits::Bound,
         recorder::Recorder,
         sideband::{self, Event, Record, Sideband},
+        throttled::Throttled,
     },
     target::{capabilities::online_cpus, process::Proc},
 };
@@ -43,6 +44,8 @@ pub struct PerfEventEngine {
     /// What was drained while threads were attached to.
     early: Vec<Record>,
     counts: Counts,
+    throttled: Throttled,
+    frequency: u64,
 }
 
 /// What was counted.
@@ -50,7 +53,6 @@ pub struct PerfEventEngine {
 struct Counts {
     samples: u64,
     ring_full: u64,
-    throttled: u64,
     malformed: u64,
 }
 
@@ -83,6 +85,8 @@ pub fn start(settings: Settings, kernel: bool) -> anyhow::Result<Running<PerfEve
         names: None,
         early: Vec::new(),
         counts: Counts::default(),
+        throttled: Throttled::default(),
+        frequency: settings.frequency,
     };
     match &settings.scope {
         Scope::Host => {
@@ -114,6 +118,7 @@ pub fn start(settings: Settings, kernel: bool) -> anyhow::Result<Running<PerfEve
     }
     // What was drained meanwhile came before the recording.
     engine.counts = Counts::default();
+    engine.throttled = Throttled::default();
     if settings.labels.threads || settings.filter.names.is_some() {
         engine.names = Some(Names::read(&settings.scope));
     }
@@ -157,7 +162,7 @@ impl PerfEventEngine {
 
     /// Empties the buffers.
     fn take(&mut self) -> Drained {
-        let Self { events, layout, filter, counts, .. } = self;
+        let Self { events, layout, filter, counts, throttled, .. } = self;
         let mut drained = Drained::default();
         filter.begin();
         events.drain(|cpu, kind, misc, body| match kind {
@@ -176,7 +181,9 @@ impl PerfEventEngine {
                 Some(n) => counts.ring_full += n,
                 None => counts.malformed += 1,
             },
-            bindings::PERF_RECORD_THROTTLE => counts.throttled += 1,
+            bindings::PERF_RECORD_THROTTLE | bindings::PERF_RECORD_UNTHROTTLE => {
+                drained.unreadable += u64::from(!throttled.record(kind, body));
+            }
             kind => match sideband::decode(kind, misc, body) {
                 Ok(Some(record)) => drained.records.push(record),
                 Ok(None) => {}
@@ -235,7 +242,7 @@ impl Engine for PerfEventEngine {
     }
 
     fn lost(&self) -> u64 {
-        self.counts.ring_full + self.counts.malformed
+        self.counts.ring_full + self.counts.malformed + self.throttled.samples(self.frequency)
     }
 
     // Events are inherited and end with their threads: no list is kept.
@@ -247,12 +254,12 @@ impl Engine for PerfEventEngine {
     }
 
     fn finish(&self, recorder: &mut Recorder<VecTables>) -> (u64, Report) {
-        let Counts { samples, ring_full, throttled, malformed } = self.counts;
+        let Counts { samples, ring_full, malformed } = self.counts;
+        let throttled = self.throttled.samples(self.frequency);
         recorder.lose_samples(Loss::RingFull, ring_full);
         recorder.lose_samples(Loss::Malformed, malformed);
-        // How many samples were not taken meanwhile is not told.
-        recorder.lose(Loss::Throttled, throttled);
+        recorder.lose_samples(Loss::Throttled, throttled);
         let report = Report { event: self.events.name(), ..Report::default() };
-        (samples + ring_full + malformed, report)
+        (samples + ring_full + malformed + throttled, report)
     }
 }
