@@ -32,6 +32,8 @@ pub mod ring;
 pub mod samples;
 pub mod sideband;
 pub mod tables;
+#[cfg(test)]
+mod tests;
 pub mod throttled;
 pub mod times;
 

@@ -60,8 +60,10 @@ struct Entry {
     rows: Rows,
     /// Regions of live processes that map it.
     users: u64,
-    /// When a sample had a frame in it last; None: no recorded stack points into it.
-    recorded: Option<Instant>,
+    /// A recorded stack points into it.
+    recorded: bool,
+    /// When a sample needed it last.
+    needed: Instant,
 }
 
 #[derive(PartialEq, Eq, Hash)]
@@ -227,7 +229,8 @@ impl Modules {
     fn add(&mut self, module: Module) -> ModuleId {
         let can_have_rows = module.file.is_some() || module.kind == ModuleKind::Vdso;
         let rows = if can_have_rows { Rows::Idle } else { Rows::None };
-        let entry = Entry { module: Arc::new(module), rows, users: 0, recorded: None };
+        let entry =
+            Entry { module: Arc::new(module), rows, users: 0, recorded: false, needed: self.now };
         if let Some(number) = self.free.pop() {
             self.entries[number.0 as usize] = entry;
             return number;
@@ -275,7 +278,8 @@ impl Modules {
 
     /// A stack that is recorded has a frame in it.
     pub fn record(&mut self, number: ModuleId) {
-        self.entries[number.0 as usize].recorded = Some(self.now);
+        let entry = &mut self.entries[number.0 as usize];
+        (entry.recorded, entry.needed) = (true, self.now);
     }
 
     /// Has the rows compiled, if that was not done before.
@@ -283,6 +287,7 @@ impl Modules {
         let entry = &mut self.entries[number.0 as usize];
         if matches!(entry.rows, Rows::Idle) {
             entry.rows = Rows::Compiling;
+            entry.needed = self.now;
             self.compiling += 1;
             self.compiler.request(number, Arc::clone(&entry.module));
         }
@@ -343,7 +348,7 @@ impl Modules {
         let mut refused = Vec::new();
         let before = changed.len();
         for (number, entry) in (0..).map(ModuleId).zip(&mut self.entries) {
-            let since = entry.recorded.map_or(IDLE, |at| now.saturating_duration_since(at));
+            let since = now.saturating_duration_since(entry.needed);
             match &entry.rows {
                 Rows::Installed(file) if entry.users == 0 || (idle && since >= IDLE) => {
                     tables.remove(file);
@@ -379,7 +384,7 @@ impl Modules {
         for number in self.numbers.values() {
             let entry = &self.entries[number.0 as usize];
             let unused = entry.users == 0
-                && entry.recorded.is_none()
+                && !entry.recorded
                 && !matches!(entry.rows, Rows::Compiling)
                 && !in_use.contains(number);
             if unused {
@@ -411,7 +416,7 @@ impl Modules {
         // Those that were one too many are counted already.
         let refused = |entry: &&Entry| {
             let why = entry.module.refused.as_ref();
-            entry.recorded.is_some() && why.is_some_and(|why| why != TOO_MANY)
+            entry.recorded && why.is_some_and(|why| why != TOO_MANY)
         };
         losses.lose(Loss::FileRefused, self.entries.iter().filter(refused).count() as u64);
         losses
