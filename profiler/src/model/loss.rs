@@ -77,7 +77,8 @@ pub enum Loss {
     RingFull,
     /// Samples on a CPU without scratch space.
     NoScratch,
-    /// Samples that the kernel did not take, as it throttled the event.
+    /// Samples that the kernel did not take, as it throttled the event: that many at the most, as
+    /// nobody knows who ran on its CPU meanwhile.
     Throttled,
     /// Samples whose records could not be decoded.
     Malformed,
