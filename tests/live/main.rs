@@ -37,6 +37,8 @@ mod perf;
 #[cfg(test)]
 mod places;
 #[cfg(test)]
+mod python;
+#[cfg(test)]
 mod runtimes;
 #[cfg(test)]
 mod services;

@@ -2,11 +2,12 @@
 //!
 //! * [`native`]: the options of recordings by our own engines.
 //! * [`collect`]: the options of collectors, which ask services and runtimes.
-//! * [`perf`]: those of recordings by perf.
+//! * [`perf`]: those of recordings by perf; [`python`]: of Python processes.
 
 pub mod collect;
 pub mod native;
 pub mod perf;
+pub mod python;
 
 use std::ffi::OsString;
 
@@ -15,6 +16,7 @@ use clap::{Args, Parser, Subcommand};
 pub use collect::{Access, Api, Bun, Common, Dotnet, Hce, Node, Pprof};
 pub use native::{Cpu, Engine, OffCpu, Show, ShowWaits, Targets};
 pub use perf::{CallGraph, Perf};
+pub use python::{Pdie, Python, Sampling};
 
 /// Shows where a Linux host's time goes, as flame graphs.
 #[derive(Debug, Parser)]
@@ -45,10 +47,14 @@ pub enum Command {
     /// Profile a running Node.js by its inspector, which is opened and closed again where it is not
     /// open
     Node(Node),
+    /// Record ResQ's Python service, found by where it listens, from outside
+    Pdie(Pdie),
     /// Record by `perf record`: the whole host, a process, or a command
     Perf(Perf),
     /// Ask a pprof endpoint, as Go programs have: CPU, heap, locks, goroutines
     Pprof(Pprof),
+    /// Record a Python process from outside, its functions by name
+    Python(Python),
     /// Draw a profile that was written down before
     File(File),
     /// Say what this host allows, and what to do about the rest
@@ -74,8 +80,8 @@ pub struct Written {
 /// `flame-graph file`.
 #[derive(Debug, Args)]
 pub struct File {
-    /// A profile: folded stacks, pprof, a V8 cpuprofile, .NET's nettrace, what `perf script` prints,
-    /// or a flame graph in SVG, packed by gzip or not; `-` is standard input
+    /// A profile: folded stacks, pprof, a V8 cpuprofile, .NET's nettrace, what `perf script` or
+    /// py-spy (raw) print, or a flame graph in SVG, packed by gzip or not; `-` is standard input
     #[arg(short, long, value_name = "PATH")]
     pub input: OsString,
     /// Which values of a pprof profile to draw, such as `alloc_space` [default: as `go tool pprof`
@@ -116,8 +122,10 @@ impl Cli {
             Command::Api(api) => api.common.written.verbose,
             Command::Dotnet(dotnet) => dotnet.common.written.verbose,
             Command::Node(node) => node.common.written.verbose,
+            Command::Pdie(pdie) => pdie.common.written.verbose,
             Command::Perf(perf) => perf.common.written.verbose,
             Command::Pprof(pprof) => pprof.common.written.verbose,
+            Command::Python(python) => python.common.written.verbose,
             Command::File(file) => file.written.verbose,
             Command::Doctor(doctor) => doctor.verbose,
         }

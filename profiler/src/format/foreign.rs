@@ -9,6 +9,7 @@ use super::{
     nettrace::{self, NettraceError},
     perf_script::{self, PerfScriptError},
     pprof::{self, PprofError},
+    py_spy,
     svg::{self, SvgError},
 };
 use crate::model::{
@@ -67,6 +68,7 @@ pub fn decode(bytes: &[u8], options: &Options<'_>) -> Result<Decoded, ForeignErr
             perf_script::read(bytes, &perf_script::Options { event: sample_type, threads, idle })?
         }
         Kind::Pprof => pprof::decode(bytes, &pprof::Options { sample_type, threads, process })?,
+        Kind::PySpy => py_spy::decode(bytes, &py_spy::Options { threads, process })?,
         Kind::Svg => svg::decode(&String::from_utf8_lossy(bytes))?,
         Kind::Folded => from_folded(bytes)?,
     })

@@ -13,6 +13,7 @@ pub mod nettrace;
 pub mod perf_map;
 pub mod perf_script;
 pub mod pprof;
+pub mod py_spy;
 pub mod script_profiler;
 pub mod svg;
 pub mod xz;
@@ -28,6 +29,8 @@ pub enum Kind {
     PerfScript,
     /// [`pprof`], unpacked.
     Pprof,
+    /// [`py_spy`], raw.
+    PySpy,
     /// [`svg`].
     Svg,
     /// [`folded`], and whatever is none of the others: it says best what it is not.
@@ -47,6 +50,8 @@ pub fn detect(start: &[u8]) -> Kind {
         Kind::Pprof
     } else if perf_script::is_script(start) {
         Kind::PerfScript
+    } else if py_spy::is_raw(start) {
+        Kind::PySpy
     } else {
         Kind::Folded
     }

@@ -105,6 +105,8 @@ pub enum Loss {
     FilesFull,
     /// Mapped files that samples needed and that could not be opened.
     FileRefused,
+    /// The interpreter of a process could not be read at that moment.
+    Interpreter,
     /// Events, samples among them, for which the recorded runtime's own buffer had no room.
     RuntimeBuffer,
     /// Waits whose stacks did not fit into the ring buffer; their time is counted.
@@ -117,7 +119,7 @@ pub enum Loss {
 
 impl Loss {
     /// Every cause.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::RingFull,
         Self::NoScratch,
         Self::Throttled,
@@ -133,6 +135,8 @@ impl Loss {
         Self::ModulesFull,
         Self::FilesFull,
         Self::FileRefused,
+        Self::Interpreter,
+        Self::RuntimeBuffer,
     ];
 
     /// The stable name: in the summary, in `[lost: …]` frames and, as a key, in the statistics.
@@ -154,6 +158,7 @@ impl Loss {
             Self::ModulesFull => "too many mapped files",
             Self::FilesFull => "too many open files",
             Self::FileRefused => "mapped file refused",
+            Self::Interpreter => "interpreter unreadable",
             Self::RuntimeBuffer => "runtime's buffer full",
             Self::StackLost => "stacks of waits",
             Self::TimeLost => "microseconds of waits",
@@ -166,7 +171,12 @@ impl Loss {
     pub fn is_of_samples(self) -> bool {
         matches!(
             self,
-            Self::RingFull | Self::NoScratch | Self::Throttled | Self::Malformed | Self::StacksFull
+            Self::RingFull
+                | Self::NoScratch
+                | Self::Throttled
+                | Self::Malformed
+                | Self::StacksFull
+                | Self::Interpreter
         )
     }
 }
@@ -221,6 +231,6 @@ mod tests {
             losses.lose(cause, 10);
         }
         losses.lose(Loss::RingFull, 0);
-        assert_eq!(losses.lost_samples(), 50);
+        assert_eq!(losses.lost_samples(), 60);
     }
 }

@@ -67,6 +67,7 @@ pub fn collect(plan: CollectPlan) -> anyhow::Result<Exit> {
             let end = End { expected: duration, limit: duration, command: None };
             run(&common, end, NOTHING_MANAGED, move || settings.start())
         }
+        Collector::Python(plan) => local::python(plan, &common),
         Collector::Perf(plan) => local::perf(plan, &common),
         Collector::Pprof(settings) => {
             let (_, window) = settings.endpoint();

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::{
-    Attach, DEFAULT_DURATION, Host, PerfPlan, PlanError,
+    Attach, DEFAULT_DURATION, Host, PerfPlan, PlanError, PythonPlan,
     attach::{frequency, interval},
     duration, outputs, pid,
 };
@@ -54,6 +54,8 @@ pub enum Collector {
     Node(Attach),
     /// `perf record`.
     Perf(PerfPlan),
+    /// A Python process.
+    Python(PythonPlan),
     /// A pprof endpoint.
     Pprof(pprof::Settings),
 }

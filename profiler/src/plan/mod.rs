@@ -3,12 +3,13 @@
 //!
 //! * [`native`]: recordings by our own engines.
 //! * [`collect`]: recordings by collectors; [`attach`]: by those that attach to JavaScript; [`perf`]:
-//!   by perf.
+//!   by perf; [`python`]: of Python processes.
 
 pub mod attach;
 pub mod collect;
 pub mod native;
 pub mod perf;
+pub mod python;
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
@@ -22,6 +23,7 @@ pub use attach::Attach;
 pub use collect::{CollectPlan, Collector, Common};
 pub use native::{CpuPlan, Filter, Target};
 pub use perf::{PerfPlan, PerfTarget};
+pub use python::{PythonPlan, PythonTarget};
 
 /// Duration of a recording when none is given.
 const DEFAULT_DURATION: Duration = Duration::from_secs(30);
@@ -195,8 +197,10 @@ impl Plan {
             Command::Api(api) => Ok(Self::Collect(Box::new(collect::api(api, host)?))),
             Command::Dotnet(dotnet) => Ok(Self::Collect(Box::new(collect::dotnet(dotnet)?))),
             Command::Node(node) => Ok(Self::Collect(Box::new(attach::node(node, host)?))),
+            Command::Pdie(pdie) => Ok(Self::Collect(Box::new(python::pdie(pdie)?))),
             Command::Perf(perf) => Ok(Self::Collect(Box::new(perf::perf(perf, host)?))),
             Command::Pprof(pprof) => Ok(Self::Collect(Box::new(collect::pprof(pprof)?))),
+            Command::Python(python) => Ok(Self::Collect(Box::new(python::python(python)?))),
             Command::File(file) => Ok(Self::File(FilePlan {
                 input: (file.input != "-").then(|| file.input.into()),
                 outputs: outputs(&file.written.output)?,

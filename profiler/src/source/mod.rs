@@ -11,6 +11,7 @@ pub mod native;
 pub mod node;
 pub mod perf;
 pub mod pprof;
+pub mod py_spy;
 pub mod session;
 pub mod websocket;
 

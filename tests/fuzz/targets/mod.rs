@@ -11,7 +11,7 @@ use flame_graph::{
     format::{
         cpuprofile, detect, folded,
         inspector::{self, AttachedWorker, Evaluated, FromWorker, Message},
-        jitdump, nettrace, perf_map, perf_script, pprof,
+        jitdump, nettrace, perf_map, perf_script, pprof, py_spy,
         script_profiler::Tracked,
         svg, xz,
     },
@@ -60,6 +60,19 @@ fn perf_maps() {
     assert!(seeds("perf-map").iter().all(|seed| perf_map::latest_first(seed).count() > 2));
     fuzz("perf-map", vec![], |bytes| {
         perf_map::latest_first(bytes).for_each(drop);
+    });
+}
+
+#[test]
+fn raw_text_of_py_spy() {
+    let options = |threads| py_spy::Options { threads, process: "python" };
+    let whole =
+        |seed: &Vec<u8>| py_spy::is_raw(seed) && py_spy::decode(seed, &options(true)).is_ok();
+    assert!(seeds("py-spy").iter().all(whole));
+    fuzz("py-spy", vec![], |bytes| {
+        let _ = py_spy::is_raw(bytes);
+        let Ok(decoded) = py_spy::decode(bytes, &options(bytes.len() % 2 == 0)) else { return };
+        assert!(decoded.stacks.total(0) > 0);
     });
 }
 

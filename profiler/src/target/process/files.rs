@@ -29,6 +29,31 @@ pub struct ListeningSocket {
 }
 
 impl Proc {
+    /// Whether a thread runs or waits for a CPU.
+    ///
+    /// # Errors
+    ///
+    /// What reading gave.
+    pub fn thread_runs(&self, pid: u32, tid: u32) -> Result<bool, ProcError> {
+        let folder = self.open(pid)?;
+        let name = format!("task/{tid}/stat");
+        let stat = parse::stat(&folder.read(&name)?).ok_or_else(|| folder.odd(&name))?;
+        Ok(stat.runs)
+    }
+
+    /// The time that a thread was on a CPU, in nanoseconds.
+    ///
+    /// # Errors
+    ///
+    /// What reading gave: a kernel without CONFIG_SCHED_INFO has no such file.
+    pub fn thread_cpu_time(&self, pid: u32, tid: u32) -> Result<u64, ProcError> {
+        let folder = self.open(pid)?;
+        let name = format!("task/{tid}/schedstat");
+        let text = folder.read(&name)?;
+        let time = parse::words(&text).next().and_then(parse::decimal);
+        time.ok_or_else(|| folder.odd(&name))
+    }
+
     /// The program that a process runs, as a path in its own mount namespace; ` (deleted)` behind
     /// it stays.
     ///

@@ -11,6 +11,7 @@ pub(super) struct Stat {
     pub start_time: u64,
     pub kernel_thread: bool,
     pub zombie: bool,
+    pub runs: bool,
     pub threads: u32,
 }
 
@@ -26,6 +27,7 @@ pub(super) fn stat(text: &[u8]) -> Option<Stat> {
     Some(Stat {
         comm,
         zombie: matches!(field(3)?, b"Z" | b"X" | b"x"),
+        runs: field(3)? == b"R",
         ppid: decimal(field(4)?)?,
         kernel_thread: decimal::<u64>(field(9)?)? & PF_KTHREAD != 0,
         threads: decimal(field(20)?)?,
