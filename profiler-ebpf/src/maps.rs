@@ -45,8 +45,22 @@ pub struct Scratch {
     pub hash: u64,
     /// What the walk depended on.
     pub proof: Proof,
+    /// Where the frame pointer and rbx of the present frame were read.
+    pub origins: [Origin; 2],
     /// The registers that the task entered the kernel with.
     pub regs: PtRegs,
+}
+
+/// Where a walk read a register of its present frame.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Origin {
+    /// The address; 0: it still is what it was in the top frame.
+    pub address: u64,
+    /// The register.
+    pub value: u64,
+    /// Whether it could be read.
+    pub is_read: u64,
 }
 
 /// What a walk depended on: where all of it is the same again, so is the stack.

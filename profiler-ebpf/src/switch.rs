@@ -202,6 +202,8 @@ fn slot_of(ctx: &BtfTracePointContext, thread: &mut Thread, task: *const u8, sta
         (*scratch).proof.start = top.sp;
         (*scratch).proof.words = 0;
         (*scratch).proof.depends = 0;
+        (*scratch).origins[0].address = 0;
+        (*scratch).origins[1].address = 0;
         if top.has_stack && begin_walk_of(thread, &mut *scratch, task) {
             walk::<true>(number);
         }

@@ -4,11 +4,11 @@ use core::hint::black_box;
 
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use profiler_ebpf::{
-    walk::Env,
+    walk::{Env, depends},
     wire::{Mapping, PROOF_SPAN, PROOF_WORDS, PageRows, Row, Rule, SEGMENT_ROWS},
 };
 
-use crate::maps::{MAPPINGS, PAGES, RULES, SEGMENTS, Scratch, WINDOW_WORDS};
+use crate::maps::{MAPPINGS, Origin, PAGES, RULES, SEGMENTS, Scratch, WINDOW_WORDS};
 
 /// Tables in BPF maps, stack words through the window in the scratch space. With `PROVE` it notes
 /// there what the walk depends on.
@@ -65,15 +65,47 @@ impl<const PROVE: bool> Env for KernelEnv<PROVE> {
     }
 
     #[inline(always)]
-    fn depends(&mut self, on: u32) {
+    fn register(&mut self, register: u32, address: u64) -> Option<u64> {
+        let word = self.read(address);
         if PROVE {
             // SAFETY: a field of the scratch space of this CPU; no reference to it lives.
-            unsafe { (*self.scratch).proof.depends |= on };
+            let origins = unsafe { &mut (*self.scratch).origins };
+            let origin = if register == depends::BP { &mut origins[0] } else { &mut origins[1] };
+            origin.address = address;
+            origin.value = word.unwrap_or_default();
+            origin.is_read = u64::from(word.is_some());
+        }
+        word
+    }
+
+    #[inline(always)]
+    fn depends(&mut self, on: u32) {
+        if PROVE {
+            self.depends_on(on, depends::BP, 0);
+            self.depends_on(on, depends::BX, 1);
+            // SAFETY: as above.
+            unsafe { (*self.scratch).proof.depends |= on & depends::GENERAL };
         }
     }
 }
 
 impl<const PROVE: bool> KernelEnv<PROVE> {
+    /// Notes where a register that a step depends on came from: a word, or the top frame.
+    #[inline(always)]
+    fn depends_on(&mut self, on: u32, register: u32, index: usize) {
+        if on & register == 0 {
+            return;
+        }
+        // SAFETY: fields of the scratch space of this CPU; no reference to them lives.
+        let Origin { address, value, is_read } = unsafe { (*self.scratch).origins[index] };
+        if address == 0 {
+            // SAFETY: as above.
+            unsafe { (*self.scratch).proof.depends |= register };
+        } else {
+            note(self.scratch, address, (is_read != 0).then_some(value));
+        }
+    }
+
     #[inline(always)]
     fn read(&mut self, address: u64) -> Option<u64> {
         // SAFETY: a field of the scratch space of this CPU; no reference to it lives.

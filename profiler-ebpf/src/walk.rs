@@ -32,6 +32,12 @@ pub trait Env {
     fn word(&mut self, address: u64) -> Option<u64>;
     /// The 8 bytes of code at an address.
     fn code(&mut self, address: u64) -> Option<u64>;
+    /// The same for a word that holds a register of the caller, one of [`depends`]: the walk depends
+    /// on it only if a later step depends on that register.
+    #[inline(always)]
+    fn register(&mut self, _register: u32, address: u64) -> Option<u64> {
+        self.word(address)
+    }
     /// Told what a step depends on beside the words that it reads, the instruction pointer and the
     /// stack pointer: bits of [`depends`].
     #[inline(always)]
@@ -40,12 +46,46 @@ pub trait Env {
 
 /// Registers that a step may depend on.
 pub mod depends {
+    use crate::wire::{DWARF_BP, DWARF_BX, DWARF_SP, Rule, cfa, saved};
+
     /// The frame pointer.
     pub const BP: u32 = 1;
     /// rbx.
     pub const BX: u32 = 2;
     /// Others.
     pub const GENERAL: u32 = 4;
+
+    /// Those that a step by this rule depends on.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of(rule: &Rule) -> u32 {
+        let mut on = 0;
+        if matches!(rule.cfa, cfa::BP | cfa::BP_SWITCH | cfa::DEREF_BP)
+            || rule.fp == saved::AT_BP
+            || rule.ra == saved::AT_BP
+        {
+            on |= BP;
+        }
+        if rule.cfa == cfa::REGISTER {
+            on |= register(rule.cfa_register as i32);
+        }
+        if rule.fp == saved::REGISTER {
+            on |= register(rule.fp_offset);
+        }
+        if rule.ra == saved::REGISTER {
+            on |= register(rule.ra_offset);
+        }
+        on
+    }
+
+    const fn register(number: i32) -> u32 {
+        match number as usize {
+            DWARF_BP => BP,
+            DWARF_BX => BX,
+            DWARF_SP => 0,
+            _ => GENERAL,
+        }
+    }
 }
 
 /// State of a walk. It stands at the frame that was recorded last.
@@ -209,9 +249,7 @@ impl Walk {
     fn step_by_rule<E: Env>(&mut self, env: &mut E, rule: &Rule) -> Outcome {
         let registers = self.registers;
         let offset = i64::from(rule.cfa_offset);
-        if matches!(rule.cfa, cfa::BP | cfa::BP_SWITCH | cfa::DEREF_BP) {
-            env.depends(depends::BP);
-        }
+        env.depends(depends::of(rule));
         let cfa = match rule.cfa {
             cfa::SP => registers.sp.wrapping_add_signed(offset),
             cfa::BP | cfa::BP_SWITCH => registers.bp.wrapping_add_signed(offset),
@@ -226,7 +264,7 @@ impl Walk {
                 };
                 word.wrapping_add_signed(i64::from(rule.cfa_add))
             }
-            cfa::REGISTER => match self.general(env, usize::from(rule.cfa_register)) {
+            cfa::REGISTER => match self.general(usize::from(rule.cfa_register)) {
                 Some(value) => value.wrapping_add_signed(offset),
                 None => return Outcome::UnsupportedRule,
             },
@@ -239,41 +277,40 @@ impl Walk {
         }
         // The frame pointer was pushed below the return address: reading it first lets a reader
         // that fetches upwards serve both from one fetch.
-        let bp = match self.saved(env, rule.fp, rule.fp_offset, cfa) {
+        let bp = match self.saved(env, depends::BP, rule.fp, rule.fp_offset, cfa) {
             Ok(value) => value.unwrap_or(registers.bp),
             Err(outcome) => return outcome,
         };
-        let ip = match self.saved(env, rule.ra, rule.ra_offset, cfa) {
+        let ip = match self.saved(env, 0, rule.ra, rule.ra_offset, cfa) {
             Ok(Some(value)) => value,
             Ok(None) => return Outcome::UnsupportedRule,
             Err(outcome) => return outcome,
         };
         let how = if rule.bx_offset == 0 { saved::SAME } else { saved::AT_CFA };
-        let bx = match self.saved(env, how, rule.bx_offset, cfa) {
+        let bx = match self.saved(env, depends::BX, how, rule.bx_offset, cfa) {
             Ok(value) => value.unwrap_or(registers.bx),
             Err(outcome) => return outcome,
         };
         self.arrive(ip, cfa, [bp, bx], 0)
     }
 
-    /// The caller's value of a register; Ok(None): it was not saved.
+    /// The caller's value of a register, one of [`depends`], or with 0 the return address; Ok(None):
+    /// it was not saved.
     #[inline(always)]
     fn saved<E: Env>(
         &self,
         env: &mut E,
+        register: u32,
         how: u8,
         offset: i32,
         cfa: u64,
     ) -> Result<Option<u64>, Outcome> {
         let base = match how {
             saved::AT_CFA => cfa,
-            saved::AT_BP => {
-                env.depends(depends::BP);
-                self.registers.bp
-            }
+            saved::AT_BP => self.registers.bp,
             saved::AT_SP => self.registers.sp,
             saved::REGISTER => {
-                return match self.general(env, offset as usize) {
+                return match self.general(offset as usize) {
                     Some(value) => Ok(Some(value)),
                     None => Err(Outcome::UnsupportedRule),
                 };
@@ -281,7 +318,11 @@ impl Walk {
             _ => return Ok(None),
         };
         let address = base.wrapping_add_signed(i64::from(offset));
-        match env.word(address) {
+        let word = match register {
+            0 => env.word(address),
+            register => env.register(register, address),
+        };
+        match word {
             Some(word) => Ok(Some(word)),
             None if E::COPY && address < self.registers.sp => Ok(None),
             None => Err(Outcome::UnreadableStack),
@@ -290,13 +331,7 @@ impl Walk {
 
     /// A register of the current frame by DWARF number, where it is known.
     #[inline(always)]
-    fn general<E: Env>(&self, env: &mut E, number: usize) -> Option<u64> {
-        env.depends(match number {
-            DWARF_BP => depends::BP,
-            DWARF_BX => depends::BX,
-            DWARF_SP => 0,
-            _ => depends::GENERAL,
-        });
+    fn general(&self, number: usize) -> Option<u64> {
         match number {
             DWARF_BP => Some(self.registers.bp),
             DWARF_BX => Some(self.registers.bx),
@@ -312,13 +347,13 @@ impl Walk {
     #[inline(always)]
     fn step_signal<E: Env>(&mut self, env: &mut E, rule: &Rule) -> Outcome {
         let base = self.registers.sp;
-        let bp = env.word(base.wrapping_add_signed(i64::from(rule.fp_offset)));
+        let bp = env.register(depends::BP, base.wrapping_add_signed(i64::from(rule.fp_offset)));
         let sp = env.word(base.wrapping_add_signed(i64::from(rule.cfa_offset)));
         let ip = env.word(base.wrapping_add_signed(i64::from(rule.ra_offset)));
         let (Some(bp), Some(sp), Some(ip)) = (bp, sp, ip) else {
             return Outcome::UnreadableStack;
         };
-        let bx = env.word(base.wrapping_add_signed(i64::from(rule.bx_offset)));
+        let bx = env.register(depends::BX, base.wrapping_add_signed(i64::from(rule.bx_offset)));
         // The interrupted stack may be another one, at any address: no check that sp advances.
         self.arrive(ip, sp, [bp, bx.unwrap_or(self.registers.bx)], FRAME_EXACT)
     }
@@ -332,7 +367,8 @@ impl Walk {
         {
             let at = sp.wrapping_add(unframed.pushed);
             // Below the return address only the frame pointer can be.
-            let caller_bp = if unframed.pushed == 0 { Some(bp) } else { env.word(sp) };
+            let caller_bp =
+                if unframed.pushed == 0 { Some(bp) } else { env.register(depends::BP, sp) };
             let (Some(caller_bp), Some(ip)) = (caller_bp, env.word(at)) else {
                 return Outcome::UnreadableStack;
             };
@@ -347,7 +383,9 @@ impl Walk {
         if bp < sp || bp & 7 != 0 {
             return Outcome::NoFramePointer;
         }
-        let (Some(caller_bp), Some(ip)) = (env.word(bp), env.word(bp.wrapping_add(8))) else {
+        let (Some(caller_bp), Some(ip)) =
+            (env.register(depends::BP, bp), env.word(bp.wrapping_add(8)))
+        else {
             return Outcome::UnreadableStack;
         };
         self.arrive(ip, bp.wrapping_add(16), [caller_bp, bx], FRAME_BY_POINTER)

@@ -1,4 +1,4 @@
-//! `flame-graph offcpu`: where threads wait, and that no time is missing.
+//! `flame-graph offcpu` and `flame-graph wall`: where threads wait, and that no time is missing.
 
 use std::path::PathBuf;
 
@@ -92,4 +92,46 @@ fn a_command_from_its_first_moment_to_its_last() {
     let waits = stacks.of("sh").total();
     assert!((500_000..800_000).contains(&waits), "{stacks}");
     stacks.complete();
+}
+
+#[test]
+fn all_of_the_time_is_drawn() {
+    require!(root(), tool("gcc"));
+    let stage = Stage::take();
+    let target = stage.run(program("off-wall"));
+    let pid = target.pid().to_string();
+    let recorded = stage.collect("wall", &["--pid", &pid, "-d", "1.5", "-F", "499"]);
+    let (stacks, window) = (&recorded.stacks, figure(&recorded, "window_us"));
+    is_near(stacks.total(), THREADS * window);
+    // Where a thread waited that woke before it was looked at is not known.
+    let runs = stacks.filter(|stack| stack.has("run_always"));
+    assert!(runs.total() > window * 9 / 10 && runs.total() <= window + 1_000, "{stacks}");
+    let queued = waited(&runs, "run_always", "[waiting for CPU]");
+    let others = figure(&recorded, "on_cpu_us").abs_diff(runs.total() - queued);
+    assert!(others < window / 20, "{stacks}");
+    is_near(stacks.filter(|stack| stack.has("wait_in_pipe")).total(), window);
+    stacks.complete();
+}
+
+#[test]
+fn waits_are_chosen_by_length_state_and_use() {
+    require!(root(), tool("gcc"));
+    let stage = Stage::take();
+    let target = stage.run(program("off-some"));
+    let pid = target.pid().to_string();
+    let of = |args: &[&str]| record(&stage, &[&["--pid", &pid, "-d", "0.6"], args].concat());
+    let long = of(&["--min-block", "100ms", "--state", "sleeping"]);
+    let short = long.stacks.filter(|stack| stack.has("[waits below 100 ms]"));
+    let (slept, window) = (short.total(), figure(&long, "window_us"));
+    // It also waits for a CPU, of which others may have more need.
+    assert!(slept > window / 4 && slept <= window + 1_000, "{}", long.stacks);
+    assert!(!long.stacks.0.iter().any(|stack| stack.has("sleep_often")), "{}", long.stacks);
+    let queued = of(&["--state", "runnable"]);
+    let is_queued = |stack: &crate::support::stacks::Stack| stack.has("[waiting for CPU]");
+    assert!(queued.stacks.0.iter().all(is_queued), "{}", queued.stacks);
+    is_near(queued.stacks.total(), figure(&queued, "runnable_us"));
+    let folded = of(&["--idle", "hide"]);
+    let idle = folded.stacks.filter(|stack| stack.has("[idle threads]"));
+    is_near(idle.total(), 2 * figure(&folded, "window_us"));
+    assert!(folded.stacks.0.iter().any(|stack| stack.has("sleep_often")), "{}", folded.stacks);
 }

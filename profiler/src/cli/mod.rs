@@ -14,7 +14,7 @@ use std::ffi::OsString;
 use clap::{Args, Parser, Subcommand};
 
 pub use collect::{Access, Api, Bun, Common, Dotnet, Hce, Node, Pprof};
-pub use native::{Cpu, Engine, OffCpu, Show, ShowWaits, Targets};
+pub use native::{Cpu, Engine, Idle, OffCpu, Show, ShowWaits, Targets, Wall};
 pub use perf::{CallGraph, Perf};
 pub use python::{Pdie, Python, Sampling};
 
@@ -35,6 +35,8 @@ pub enum Command {
     /// Record what threads wait for: the whole host, processes, or a command
     #[command(name = "offcpu")]
     OffCpu(Box<OffCpu>),
+    /// Record all the time of threads, running and waiting
+    Wall(Box<Wall>),
     /// Have ResQ's coordination service (Node or Bun) profile itself
     Hce(Hce),
     /// Have ResQ's Rust service profile itself
@@ -118,6 +120,7 @@ impl Cli {
             Command::Bun(bun) => bun.common.written.verbose,
             Command::Cpu(cpu) => cpu.written.verbose,
             Command::OffCpu(waits) => waits.written.verbose,
+            Command::Wall(wall) => wall.waits.written.verbose,
             Command::Hce(hce) => hce.common.written.verbose,
             Command::Api(api) => api.common.written.verbose,
             Command::Dotnet(dotnet) => dotnet.common.written.verbose,

@@ -132,10 +132,34 @@ pub struct OffCpu {
     pub stats: Option<PathBuf>,
 }
 
+/// `flame-graph wall`.
+#[derive(Debug, Default, Args)]
+pub struct Wall {
+    /// What it has in common with recordings of waits alone.
+    #[command(flatten)]
+    pub waits: OffCpu,
+    /// Samples a second on each CPU of what runs
+    #[arg(short = 'F', long, value_name = "HZ", default_value = "99", allow_hyphen_values = true)]
+    pub frequency: String,
+}
+
 /// What to show of waits.
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "What to show")]
 pub struct ShowWaits {
+    /// Show waits shorter than this (50us, 1ms) as one frame of each thread
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub min_block: Option<String>,
+    /// Show waits longer than this as one frame of each thread
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub max_block: Option<String>,
+    /// Show these waits only: sleeping, uninterruptible, stopped, traced, idle, frozen, runnable
+    #[arg(long, value_name = "STATE[,STATE…]", value_delimiter = ',')]
+    pub state: Vec<String>,
+    /// Fold threads that waited in one stack for nearly all of the recording into one frame of
+    /// their process, or show them like others [default: hide for the whole host, else show]
+    #[arg(long, value_name = "HOW", value_enum)]
+    pub idle: Option<Idle>,
     /// Tell threads apart: their names are the second frame
     #[arg(long)]
     pub threads: bool,
@@ -151,6 +175,15 @@ pub struct ShowWaits {
     /// Do not show inlined calls as frames
     #[arg(long)]
     pub no_inline: bool,
+}
+
+/// What becomes of threads that do nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Idle {
+    /// They are one frame of their process
+    Hide,
+    /// They are shown
+    Show,
 }
 
 /// The engines of `flame-graph cpu`.

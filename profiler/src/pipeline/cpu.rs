@@ -1,4 +1,4 @@
-//! `flame-graph cpu` and `flame-graph offcpu`, from the plan to the profile.
+//! `flame-graph cpu`, `offcpu` and `wall`, from the plan to the profile.
 
 use std::{
     sync::Arc,

@@ -123,6 +123,23 @@ pub enum PlanError {
     /// A duration that cannot be used.
     #[error("--duration: {0:?} is not a time above 0, such as 10, 0.5, 10s or 2m, up to 365 days")]
     Duration(String),
+    /// A bound of waits that cannot be used.
+    #[error("{option}: {text:?} is not a time above 0, such as 50us, 1ms or 2s")]
+    Block {
+        /// The option.
+        option: &'static str,
+        /// What was given.
+        text: String,
+    },
+    /// Bounds of waits that leave none.
+    #[error("--min-block is above --max-block: no wait lies between them")]
+    Blocks,
+    /// A state that threads do not have.
+    #[error(
+        "--state: {0:?} is none of sleeping, uninterruptible, stopped, traced, idle, frozen, \
+         runnable"
+    )]
+    State(String),
     /// A frequency that cannot be used.
     #[error("--frequency: {0:?} is not a whole number of samples a second above 0")]
     Frequency(String),
@@ -193,6 +210,7 @@ impl Plan {
             Command::Bun(bun) => Ok(Self::Collect(Box::new(attach::bun(bun, host)?))),
             Command::Cpu(cpu) => Ok(Self::Cpu(native::cpu(*cpu, host)?)),
             Command::OffCpu(waits) => Ok(Self::Cpu(native::off_cpu(*waits)?)),
+            Command::Wall(wall) => Ok(Self::Cpu(native::wall(*wall, host)?)),
             Command::Hce(hce) => Ok(Self::Collect(Box::new(collect::hce(hce, host)?))),
             Command::Api(api) => Ok(Self::Collect(Box::new(collect::api(api, host)?))),
             Command::Dotnet(dotnet) => Ok(Self::Collect(Box::new(collect::dotnet(dotnet)?))),

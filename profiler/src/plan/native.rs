@@ -10,7 +10,7 @@ use crate::{
     cli,
     export::output::Output,
     fold::{Side, View},
-    source::native::{Labels, Waits, limits::Bound},
+    source::native::{Labels, Waits, limits::Bound, times::States},
 };
 
 /// What is recorded.
@@ -165,12 +165,13 @@ pub fn off_cpu(off_cpu: cli::OffCpu) -> Result<CpuPlan, PlanError> {
     let given = targets.duration.as_deref().map(duration).transpose()?;
     let outputs = outputs(&written.output)?;
     let (target, filter) = whom(targets)?;
+    let everything = target == Target::Host && filter == Filter::default();
     Ok(CpuPlan {
         duration: how_long(given, &target),
+        waits: Some(waits(&show, everything)?),
         target,
         filter,
         frequency: 0,
-        waits: Some(Waits::default()),
         perf_maps: false,
         engine: None,
         outputs,
@@ -181,6 +182,44 @@ pub fn off_cpu(off_cpu: cli::OffCpu) -> Result<CpuPlan, PlanError> {
         limits: limit.iter().map(|text| bound(text)).collect::<Result<_, _>>()?,
         stats,
     })
+}
+
+/// The plan of `flame-graph wall`.
+///
+/// # Errors
+/// The first contradiction or unusable value.
+pub fn wall(wall: cli::Wall, host: &Host) -> Result<CpuPlan, PlanError> {
+    let cli::Wall { mut waits, frequency: hertz } = wall;
+    let title = waits.written.title.take();
+    let frequency = frequency(&hertz, host)?;
+    let plan = off_cpu(waits)?;
+    let waits = plan.waits.map(|waits| Waits { on_cpu: true, ..waits });
+    let title = title.unwrap_or_else(|| "Wall-clock time".to_owned());
+    Ok(CpuPlan { frequency, waits, title, ..plan })
+}
+
+/// Which waits are recorded, and how they are shown.
+fn waits(show: &cli::ShowWaits, everything: bool) -> Result<Waits, PlanError> {
+    let bound = |option, text: &Option<String>| {
+        let wrong = |text: &String| PlanError::Block { option, text: text.clone() };
+        text.as_ref().map(|text| super::time(text).ok_or_else(|| wrong(text))).transpose()
+    };
+    let min = bound("--min-block", &show.min_block)?;
+    let max = bound("--max-block", &show.max_block)?;
+    if let (Some(min), Some(max)) = (min, max)
+        && min > max
+    {
+        return Err(PlanError::Blocks);
+    }
+    let mut states = States::default();
+    for name in &show.state {
+        states.add(name).ok_or_else(|| PlanError::State(name.clone()))?;
+    }
+    let fold_idle = match show.idle {
+        Some(how) => how == cli::Idle::Hide,
+        None => everything,
+    };
+    Ok(Waits { on_cpu: false, min, max, states, fold_idle })
 }
 
 /// A command is recorded until it ends, unless a time is given.
@@ -323,18 +362,49 @@ mod tests {
 
     #[test]
     fn waits_are_recorded_like_cpu_time() {
-        let parse = |args: &str| {
-            let words = ["flame-graph", "offcpu"].into_iter().chain(args.split_whitespace());
-            Plan::new(Cli::try_parse_from(words).unwrap(), &Host::default())
-        };
-        let Ok(Plan::Cpu(plan)) = parse("--pid 7 --threads -d 2") else {
-            unreachable!("a recording")
-        };
+        let plan = timed("offcpu --pid 7 --threads -d 2").unwrap();
         let processes = Target::Processes { pids: vec![7], children: false };
         assert_eq!((plan.target, plan.waits), (processes, Some(Waits::default())));
         assert_eq!((plan.duration, plan.labels.threads), (Some(Duration::from_secs(2)), true));
-        assert!(parse("--user-only --kernel-only").is_err());
-        assert!(parse("--pid 1 --all").is_err());
+        assert!(timed("offcpu --user-only --kernel-only").is_err());
+        assert!(timed("offcpu --pid 1 --all").is_err());
+        let plan = timed("wall -F 199 -- ls").unwrap();
+        assert_eq!((plan.frequency, plan.duration), (199, None));
+        assert!(plan.waits.unwrap().on_cpu);
+        assert_eq!(plan.title, "Wall-clock time");
+    }
+
+    fn timed(args: &str) -> Result<CpuPlan, String> {
+        let words = ["flame-graph"].into_iter().chain(args.split_whitespace());
+        let cli = Cli::try_parse_from(words).map_err(|error| error.to_string())?;
+        match Plan::new(cli, &Host::default()) {
+            Ok(Plan::Cpu(plan)) => Ok(plan),
+            Ok(other) => Err(format!("{other:?}")),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    #[test]
+    fn waits_have_bounds_and_states() {
+        let waits = |args: &str| timed(&format!("offcpu {args}")).map(|plan| plan.waits.unwrap());
+        let bounded = waits("--min-block 50us --max-block 2s").unwrap();
+        assert_eq!(bounded.min, Some(Duration::from_micros(50)));
+        assert_eq!(bounded.max, Some(Duration::from_secs(2)));
+        for (args, said) in [
+            ("--min-block 0", "--min-block: \"0\" is not a time above 0"),
+            ("--min-block -1ms", "is not a time above 0"),
+            ("--max-block 5parsecs", "--max-block: \"5parsecs\" is not a time"),
+            ("--min-block 2s --max-block 1s", "no wait lies between"),
+            ("--state sleeping,dreaming", "\"dreaming\" is none of sleeping, uninterruptible"),
+        ] {
+            let error = waits(args).unwrap_err();
+            assert!(error.contains(said), "{args}: {error}");
+        }
+        assert!(waits("").unwrap().fold_idle && waits("--all --idle hide").unwrap().fold_idle);
+        for shown in ["--pid 1", "--comm x", "--all --idle show"] {
+            assert!(!waits(shown).unwrap().fold_idle, "{shown}");
+        }
+        assert_ne!(waits("--state runnable").unwrap().states, States::default());
     }
 
     #[test]

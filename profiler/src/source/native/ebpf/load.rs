@@ -114,6 +114,8 @@ pub struct Engine {
     stats: Option<OwnedFd>,
     /// What is sampled; none before.
     pub ticks: Option<Ticks>,
+    /// What the program that runs most took, known from the end on.
+    pub ran: Option<RunStats>,
 }
 
 /// Run count and time of a program, as the kernel measured them.
@@ -185,8 +187,9 @@ impl Engine {
         let logger = EbpfLogger::init(&mut ebpf).ok();
         let stats = settings.measure.then(|| enable_stats(Stats::RunTime).ok()).flatten();
         let timer = settings.waits.map(|_| Timer::new(&mut ebpf)).transpose()?;
-        let ticks = None;
-        let engine = Self { ebpf, samples, timer, counts, targets, logger, map_fds, stats, ticks };
+        let (ticks, ran) = (None, None);
+        let engine =
+            Self { ebpf, samples, timer, counts, targets, logger, map_fds, stats, ticks, ran };
         Ok((engine, tables))
     }
 
@@ -210,11 +213,12 @@ impl Engine {
         if matches!(settings.scope, Scope::Processes { children: true, .. }) {
             self.follow_forks()?;
         }
-        if let Some(timer) = &mut self.timer {
-            timer.attach(&mut self.ebpf)?;
-        }
         if settings.samples() {
             self.sample(settings, cpus)?;
+        }
+        // Last, as time is counted from here on: what waits already is looked at next.
+        if let Some(timer) = &mut self.timer {
+            timer.attach(&mut self.ebpf)?;
         }
         Ok(())
     }
@@ -255,6 +259,7 @@ impl Engine {
 
     /// Stops sampling; what was sampled can still be read.
     pub fn detach(&mut self) {
+        self.ran = self.run_stats();
         if let Some(timer) = &mut self.timer {
             timer.detach(&mut self.ebpf);
         }
@@ -284,8 +289,7 @@ impl Engine {
     }
 
     /// Run count and run time of the program that runs most; None when they were not measured.
-    #[must_use]
-    pub fn run_stats(&self) -> Option<RunStats> {
+    fn run_stats(&self) -> Option<RunStats> {
         self.stats.as_ref()?;
         let name = if self.timer.is_some() { waits::SWITCH } else { SAMPLE };
         let fd = self.ebpf.program(name)?.fd().ok()?.as_fd().as_raw_fd();

@@ -186,7 +186,7 @@ impl drive::Engine for EbpfEngine {
         let switches = self.count(Counter::Switches);
         let samples = self.count(Counter::Samples);
         let taken = if switches > 0 { switches } else { samples };
-        let run = self.engine.run_stats();
+        let run = self.engine.ran;
         let per =
             |total: u64| run.filter(|_| total > 0).map(|r| r.nanoseconds as f64 / total as f64);
         let report = Report {

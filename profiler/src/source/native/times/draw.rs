@@ -6,7 +6,7 @@ use std::{fmt::Write as _, sync::Arc, time::Duration};
 use profiler_ebpf::{threads::wait, wire::sum_kind};
 use rustc_hash::FxHashMap;
 
-use super::{Place, Sums, Total, Waits, Who, state_name};
+use super::{Place, Sums, Thread, Total, Waits, Who, state_name};
 use crate::{
     model::{
         frame::{Frame, FrameKind, RawFrame},
@@ -21,6 +21,9 @@ use crate::{
 
 /// A stack that nobody saw: the thread woke before it was looked at, or never ran.
 const NO_STACK: u64 = 1;
+
+/// Percent of a recording that a thread waits in one stack for to do nothing.
+const IDLE_SHARE: u64 = 95;
 
 /// What is drawn.
 #[derive(Debug)]
@@ -66,8 +69,13 @@ impl<'a> Canvas<'a> {
         let on_cpu = on_cpu_by_id(sums);
         for (who, thread) in &sums.threads {
             let root = self.root(who);
+            let idle = self.waits.fold_idle.then(|| idle_place(thread, sums.window)).flatten();
             for (place, total) in &thread.waits {
-                self.wait(root, *place, *total);
+                if Some(*place) == idle {
+                    self.idle(who, *place, *total);
+                } else {
+                    self.wait(root, *place, *total);
+                }
             }
             if self.waits.on_cpu {
                 let id = ThreadId { pid: who.pid, tid: who.tid };
@@ -91,20 +99,48 @@ impl<'a> Canvas<'a> {
 
     /// Process and thread.
     fn root(&mut self, who: &Who) -> StackId {
-        let mut name = who.process.to_string();
-        if self.labels.pids {
-            let _ = write!(name, " (pid {})", who.pid);
-        }
-        let stacks = &mut self.drawn.stacks;
-        let root = stacks.intern([&RawFrame::Process(name.into())]);
+        let root = self.process(who);
         match self.labels.threads {
-            true => stacks.push(root, &RawFrame::Thread(Arc::clone(&who.comm))),
+            true => self.drawn.stacks.push(root, &RawFrame::Thread(Arc::clone(&who.comm))),
             false => root,
         }
     }
 
+    fn process(&mut self, who: &Who) -> StackId {
+        let mut name = who.process.to_string();
+        if self.labels.pids {
+            let _ = write!(name, " (pid {})", who.pid);
+        }
+        self.drawn.stacks.intern([&RawFrame::Process(name.into())])
+    }
+
+    /// A thread that did next to nothing but wait there.
+    fn idle(&mut self, who: &Who, place: Place, total: Total) {
+        let (blocked, runnable) = self.chosen(place, total);
+        let root = self.process(who);
+        let idle = self.mark(root, "[idle threads]");
+        self.count(None, total.waits);
+        self.add(idle, blocked.saturating_add(runnable));
+    }
+
+    /// What of a wait is shown: blocked, runnable.
+    fn chosen(&self, place: Place, total: Total) -> (u64, u64) {
+        let states = self.waits.states;
+        let blocked = match place.kind {
+            sum_kind::STACK => states.has(place.state),
+            // In which states they were is not told.
+            _ => states.has_blocked(),
+        };
+        let of = |is_chosen: bool, time: u64| if is_chosen { time } else { 0 };
+        (of(blocked, total.blocked), of(states.has_runnable(), total.runnable))
+    }
+
     fn wait(&mut self, root: StackId, place: Place, total: Total) {
-        let Total { blocked, runnable, waits, .. } = total;
+        let (blocked, runnable) = self.chosen(place, total);
+        let waits = total.waits;
+        if blocked == 0 && runnable == 0 {
+            return;
+        }
         let at = match place.kind {
             sum_kind::SHORT => self.mark(root, &self.bounded("below", self.waits.min)),
             sum_kind::LONG => self.mark(root, &self.bounded("above", self.waits.max)),
@@ -195,6 +231,15 @@ impl<'a> Canvas<'a> {
     }
 }
 
+/// Where a thread waited for at least [`IDLE_SHARE`] percent of the recording, if anywhere.
+fn idle_place(thread: &Thread, window: u64) -> Option<Place> {
+    let least = window / 100 * IDLE_SHARE;
+    let mut waits = thread.waits.iter();
+    let (place, _) =
+        waits.find(|(place, total)| place.kind == sum_kind::STACK && total.blocked > least)?;
+    Some(*place)
+}
+
 /// Time on CPU by thread id.
 fn on_cpu_by_id(sums: &Sums) -> FxHashMap<ThreadId, u64> {
     let mut by_id: FxHashMap<ThreadId, u64> = FxHashMap::default();
@@ -220,4 +265,126 @@ fn span(time: Duration) -> String {
         _ => (nanoseconds / 1e9, "s"),
     };
     format!("{number} {unit}")
+}
+
+#[cfg(test)]
+mod tests {
+    use profiler_ebpf::wire::WaitSum;
+
+    use super::{super::States, *};
+
+    const MS: u64 = 1_000_000;
+
+    fn sum(tid: u32, stack: u64, state: u32, [blocked, runnable]: [u64; 2]) -> WaitSum {
+        WaitSum {
+            stack,
+            state,
+            blocked,
+            runnable,
+            longest: blocked + runnable,
+            waits: 1,
+            pid: 1,
+            tid,
+            comm: *b"worker\0\0\0\0\0\0\0\0\0\0",
+            process: *b"app\0\0\0\0\0\0\0\0\0\0\0\0\0",
+            ..WaitSum::default()
+        }
+    }
+
+    fn ran(tid: u32, on_cpu: u64) -> WaitSum {
+        WaitSum { kind: sum_kind::THREAD, waits: 0, on_cpu, ..sum(tid, 0, 0, [0, 0]) }
+    }
+
+    fn function(name: &str) -> RawFrame {
+        RawFrame::Named(Frame::symbol(name, FrameKind::Native))
+    }
+
+    /// Draws; each stack as its frames' names from the root on, with its value.
+    fn drawn(records: &[WaitSum], waits: Waits, labels: Labels) -> Vec<(String, u64)> {
+        let mut frames = Stacks::new(1);
+        let mut timed = Timed::default();
+        for (name, function) in [(10, function("read")), (11, function("lock"))] {
+            let stack = frames.intern([&function]);
+            timed.known.insert(name, Known { stack, cause: None });
+        }
+        let run = Known { stack: frames.intern([&function("run")]), cause: None };
+        let halt = Known { stack: frames.intern([&function("halt")]), cause: None };
+        let counts = FxHashMap::from_iter([(run, 3), (halt, 1)]);
+        timed.samples.insert(ThreadId { pid: 1, tid: 7 }, counts);
+        let mut sums = Sums { window: 100 * MS, ..Sums::default() };
+        records.iter().for_each(|record| sums.add(record));
+        let drawn = Canvas::new(&frames, &timed, waits, labels).draw(&sums, &mut Losses::default());
+        let mut stacks: Vec<_> = drawn
+            .stacks
+            .iter()
+            .map(|(id, values)| {
+                let names = drawn.stacks.root_first(id).into_iter().map(|frame| match frame {
+                    RawFrame::Process(name) | RawFrame::Thread(name) => name.to_string(),
+                    RawFrame::Named(frame) => frame.name.to_string(),
+                    other => format!("{other:?}"),
+                });
+                (names.collect::<Vec<_>>().join(";"), values[0])
+            })
+            .collect();
+        stacks.sort();
+        stacks
+    }
+
+    fn owned(stacks: &[(&str, u64)]) -> Vec<(String, u64)> {
+        stacks.iter().map(|(stack, value)| ((*stack).to_owned(), *value)).collect()
+    }
+
+    #[test]
+    fn a_wait_is_split_by_what_it_is_for() {
+        let records = [
+            sum(7, 10, wait::SLEEPING, [20 * MS, 3 * MS]),
+            sum(7, 11, wait::PREEMPTED, [0, MS]),
+            sum(7, 12, wait::UNINTERRUPTIBLE, [MS, 0]),
+            WaitSum { kind: sum_kind::SHORT, ..sum(7, 0, 0, [MS, MS]) },
+        ];
+        let waits = Waits { min: Some(Duration::from_micros(1500)), ..Waits::default() };
+        let expected = [
+            ("app;Lost(StackLost);[uninterruptible]", 1_000),
+            ("app;[waits below 1.5 ms]", 2_000),
+            ("app;lock;[waiting for CPU]", 1_000),
+            ("app;read;[sleeping]", 20_000),
+            ("app;read;[waiting for CPU]", 3_000),
+        ];
+        assert_eq!(drawn(&records, waits, Labels::default()), owned(&expected));
+        let mut states = States::default();
+        states.add("runnable").unwrap();
+        let shown = drawn(&records, Waits { states, ..waits }, Labels::default());
+        let expected = [
+            ("app;[waits below 1.5 ms]", 1_000),
+            ("app;lock;[waiting for CPU]", 1_000),
+            ("app;read;[waiting for CPU]", 3_000),
+        ];
+        assert_eq!(shown, owned(&expected));
+    }
+
+    #[test]
+    fn samples_share_the_time_on_cpu() {
+        let records = [ran(7, 40 * MS), ran(8, 5 * MS), sum(8, 10, wait::SLEEPING, [MS, 0])];
+        let waits = Waits { on_cpu: true, ..Waits::default() };
+        let labels = Labels { threads: true, ..Labels::default() };
+        let expected = [
+            ("app;worker;[not sampled]", 5_000),
+            ("app;worker;halt", 10_000),
+            ("app;worker;read;[sleeping]", 1_000),
+            ("app;worker;run", 30_000),
+        ];
+        assert_eq!(drawn(&records, waits, labels), owned(&expected));
+    }
+
+    #[test]
+    fn threads_that_do_nothing_are_one_frame() {
+        let records = [
+            sum(7, 10, wait::SLEEPING, [96 * MS, 0]),
+            sum(8, 10, wait::SLEEPING, [99 * MS, 0]),
+            sum(9, 10, wait::SLEEPING, [94 * MS, 0]),
+        ];
+        let waits = Waits { fold_idle: true, ..Waits::default() };
+        let expected = [("app;[idle threads]", 195_000), ("app;read;[sleeping]", 94_000)];
+        assert_eq!(drawn(&records, waits, Labels::default()), owned(&expected));
+    }
 }

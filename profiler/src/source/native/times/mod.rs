@@ -23,6 +23,52 @@ pub struct Waits {
     pub min: Option<Duration>,
     /// Longer ones, too.
     pub max: Option<Duration>,
+    /// Which of them are shown.
+    pub states: States,
+    /// Threads that waited in one stack for nearly the whole time are one frame of their process.
+    pub fold_idle: bool,
+}
+
+/// A choice of reasons to wait; empty: all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct States(u32);
+
+impl States {
+    /// What stands for waiting for a CPU.
+    const RUNNABLE: u32 = 1 << wait::PREEMPTED;
+
+    /// Adds one by name; None: there is none of this name.
+    pub fn add(&mut self, name: &str) -> Option<()> {
+        self.0 |= match name {
+            "runnable" => Self::RUNNABLE,
+            "sleeping" => 1 << wait::SLEEPING | 1 << wait::UNSEEN,
+            "uninterruptible" => 1 << wait::UNINTERRUPTIBLE,
+            "stopped" => 1 << wait::STOPPED,
+            "traced" => 1 << wait::TRACED,
+            "idle" => 1 << wait::IDLE,
+            "frozen" => 1 << wait::FROZEN,
+            _ => return None,
+        };
+        Some(())
+    }
+
+    /// Whether waits in this state of the kernel are chosen.
+    #[must_use]
+    pub fn has(self, state: u32) -> bool {
+        self.0 == 0 || self.0 >> state.min(31) & 1 != 0
+    }
+
+    /// Whether waiting for a CPU is chosen.
+    #[must_use]
+    pub fn has_runnable(self) -> bool {
+        self.0 == 0 || self.0 & Self::RUNNABLE != 0
+    }
+
+    /// Whether waiting for something else is chosen, in whichever state.
+    #[must_use]
+    pub fn has_blocked(self) -> bool {
+        self.0 == 0 || self.0 & !Self::RUNNABLE != 0
+    }
 }
 
 /// A thread by the names that it had at a time.
@@ -214,6 +260,17 @@ mod tests {
         assert_eq!((figures.on_cpu_us, figures.runnable_us, figures.blocked_us), (9, 9, 6));
         let longest = sums.threads.values().flat_map(|t| t.waits.values()).map(|w| w.longest).max();
         assert_eq!(longest, Some(4_000));
+    }
+
+    #[test]
+    fn states_are_chosen_by_name() {
+        let mut states = States::default();
+        assert!(states.has(wait::IDLE) && states.has_runnable() && states.has_blocked());
+        states.add("runnable").unwrap();
+        assert!(states.has_runnable() && !states.has_blocked() && !states.has(wait::SLEEPING));
+        states.add("sleeping").unwrap();
+        assert!(states.has(wait::UNSEEN) && states.has_blocked() && !states.has(wait::IDLE));
+        assert_eq!(states.add("dreaming"), None);
     }
 
     #[test]
