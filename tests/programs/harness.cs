@@ -66,7 +66,15 @@ namespace ResQ.SimulationHarness
                 using (TcpClient client = listener.AcceptTcpClient())
                 {
                     NetworkStream stream = client.GetStream();
-                    stream.Read(request, 0, request.Length);
+                    // All of it: what is left unread would reset the connection.
+                    int have = 0;
+                    while (have < request.Length)
+                    {
+                        int more = stream.Read(request, have, request.Length - have);
+                        have += more;
+                        string text = Encoding.ASCII.GetString(request, 0, have);
+                        if (more == 0 || text.EndsWith("\r\n\r\n", StringComparison.Ordinal)) { break; }
+                    }
                     string answer = "HTTP/1.0 200 OK\r\n\r\n" + Interlocked.Read(ref done);
                     byte[] bytes = Encoding.ASCII.GetBytes(answer);
                     stream.Write(bytes, 0, bytes.Length);

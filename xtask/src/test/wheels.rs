@@ -60,6 +60,16 @@ pub fn install() -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
+/// The program of a package that is installed.
+///
+/// # Errors
+/// When it is not.
+pub fn program(package: &str) -> Result<PathBuf> {
+    let wheel = WHEELS.iter().find(|wheel| wheel.package == package);
+    let program = wheel.map(Wheel::program).filter(|program| program.is_file());
+    program.with_context(|| format!("{package} is missing: run `cargo xtask test --only wheels`"))
+}
+
 impl Wheel {
     fn folder(&self) -> PathBuf {
         target_folder().join("runtimes").join(self.package)
