@@ -28,6 +28,7 @@ pub const UNSAFE_FILES: &[(&str, &str)] = &[
     ("profiler/src/source/native/ring.rs", "a ring shared with the kernel"),
     ("profiler/src/source/native/sideband.rs", "perf_event_open and the ring it maps"),
     ("profiler/src/source/native/samples.rs", "a record's bytes are read as its header"),
+    ("profiler/src/target/heap.rs", "malloc_trim has no safe binding"),
     ("profiler/src/target/image.rs", "maps files that nobody else can change"),
     ("profiler/src/target/command.rs", "user names by libc, and what a child does before exec"),
 ];

@@ -41,7 +41,10 @@ use crate::{
         Source,
         session::{Session, Wake},
     },
-    target::process::{Proc, ProcMapping},
+    target::{
+        heap,
+        process::{Proc, ProcMapping},
+    },
 };
 
 /// How often buffers are looked at when nothing is urgent.
@@ -244,6 +247,7 @@ impl<E: Engine> Running<E> {
         let sums = engine.sums();
         let (samples, report) = engine.finish(&mut recorder);
         let mut recorded = recorder.finish();
+        heap::trim();
         let figures = recorded.figures;
         let report = Report {
             frames: figures.frames,

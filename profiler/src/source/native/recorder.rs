@@ -16,12 +16,15 @@ use super::{
     sideband::{Event, Record},
     tables::{Storage, Tables},
 };
-use crate::model::{
-    address::CodeAddress,
-    frame::{ModuleId, RawFrame},
-    loss::{Loss, Losses, Truncation},
-    profile::Module,
-    stacks::Stacks,
+use crate::{
+    model::{
+        address::CodeAddress,
+        frame::{ModuleId, RawFrame},
+        loss::{Loss, Losses, Truncation},
+        profile::Module,
+        stacks::Stacks,
+    },
+    target::heap,
 };
 use profiler_ebpf::{
     walk::Walk,
@@ -182,6 +185,9 @@ impl<S: Storage> Recorder<S> {
         self.take_in(samples, records, now);
         if !changed.is_empty() {
             self.resume();
+            if !self.modules.is_compiling() {
+                heap::trim();
+            }
         }
         let waiting = &self.waiting;
         self.modules.forget_unused(&mut self.tables, || {
