@@ -83,7 +83,7 @@ pub struct Written {
 #[derive(Debug, Args)]
 pub struct File {
     /// A profile: folded stacks, pprof, a V8 cpuprofile, .NET's nettrace, what `perf script` or
-    /// py-spy (raw) print, or a flame graph in SVG, packed by gzip or not; `-` is standard input
+    /// py-spy (raw) print, speedscope's JSON, or a flame graph in SVG, packed by gzip or not; `-` is standard input
     #[arg(short, long, value_name = "PATH")]
     pub input: OsString,
     /// Which values of a pprof profile to draw, such as `alloc_space` [default: as `go tool pprof`

@@ -10,6 +10,7 @@ use super::{
     perf_script::{self, PerfScriptError},
     pprof::{self, PprofError},
     py_spy,
+    speedscope::{self, SpeedscopeError},
     svg::{self, SvgError},
 };
 use crate::model::{
@@ -35,6 +36,9 @@ pub enum ForeignError {
     /// As folded text.
     #[error("as folded stacks, {0}")]
     Folded(#[from] FoldedError),
+    /// As a profile of speedscope.
+    #[error(transparent)]
+    Speedscope(#[from] SpeedscopeError),
     /// As a picture.
     #[error(transparent)]
     Svg(#[from] SvgError),
@@ -69,6 +73,7 @@ pub fn decode(bytes: &[u8], options: &Options<'_>) -> Result<Decoded, ForeignErr
         }
         Kind::Pprof => pprof::decode(bytes, &pprof::Options { sample_type, threads, process })?,
         Kind::PySpy => py_spy::decode(bytes, &py_spy::Options { threads, process })?,
+        Kind::Speedscope => speedscope::decode(bytes, &speedscope::Options { threads, process })?,
         Kind::Svg => svg::decode(&String::from_utf8_lossy(bytes))?,
         Kind::Folded => from_folded(bytes)?,
     })

@@ -15,6 +15,7 @@ pub mod perf_script;
 pub mod pprof;
 pub mod py_spy;
 pub mod script_profiler;
+pub mod speedscope;
 pub mod svg;
 pub mod xz;
 
@@ -31,6 +32,8 @@ pub enum Kind {
     Pprof,
     /// [`py_spy`], raw.
     PySpy,
+    /// [`speedscope`].
+    Speedscope,
     /// [`svg`].
     Svg,
     /// [`folded`], and whatever is none of the others: it says best what it is not.
@@ -40,7 +43,9 @@ pub enum Kind {
 /// The format that bytes, of which these are the first, have. What is packed has none.
 #[must_use]
 pub fn detect(start: &[u8]) -> Kind {
-    if cpuprofile::is_profile(start) {
+    if speedscope::is_profile(start) {
+        Kind::Speedscope
+    } else if cpuprofile::is_profile(start) {
         Kind::CpuProfile
     } else if nettrace::is_trace(start) {
         Kind::Nettrace

@@ -13,7 +13,7 @@ use flame_graph::{
         inspector::{self, AttachedWorker, Evaluated, FromWorker, Message},
         jitdump, nettrace, perf_map, perf_script, pprof, py_spy,
         script_profiler::Tracked,
-        svg, xz,
+        speedscope, svg, xz,
     },
     source::native::{
         perf_event::sample::{Decoded, Layout},
@@ -60,6 +60,19 @@ fn perf_maps() {
     assert!(seeds("perf-map").iter().all(|seed| perf_map::latest_first(seed).count() > 2));
     fuzz("perf-map", vec![], |bytes| {
         perf_map::latest_first(bytes).for_each(drop);
+    });
+}
+
+#[test]
+fn speedscope_profiles() {
+    let options = |threads| speedscope::Options { threads, process: "host" };
+    assert!(
+        seeds("speedscope").iter().all(|seed| speedscope::decode(seed, &options(true)).is_ok())
+    );
+    fuzz("speedscope", vec![], |bytes| {
+        let _ = detect(bytes);
+        let Ok(decoded) = speedscope::decode(bytes, &options(bytes.len() % 2 == 0)) else { return };
+        assert!(decoded.stacks.total(0) > 0);
     });
 }
 

@@ -108,6 +108,24 @@ const CASES: &[Case] = &[
         arguments: |_| words(&["dotnet", "--pid", PID, "--alloc"]),
     },
     Case {
+        name: "pdie (CPython, 100 Hz)",
+        target: |_| Ok(python()),
+        work: "/work",
+        arguments: |url| words(&["pdie", "--url", url]),
+    },
+    Case {
+        name: "pdie --nonblocking",
+        target: |_| Ok(python()),
+        work: "/work",
+        arguments: |url| words(&["pdie", "--url", url, "--nonblocking"]),
+    },
+    Case {
+        name: "perf (CPython, 99 Hz)",
+        target: |_| Ok(python()),
+        work: "/work",
+        arguments: |_| words(&["perf", "--pid", PID]),
+    },
+    Case {
         name: "pprof (Go, 100 Hz)",
         target: go_service,
         work: "/work",
@@ -144,6 +162,12 @@ const OWN: &[Own] = &[
 
 fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+fn python() -> Command {
+    let mut python = command("/usr/bin/python3");
+    python.arg(root().join("tests/programs/pdie.py"));
+    python
 }
 
 fn node() -> Command {
