@@ -283,3 +283,17 @@ fn a_rust_service_profiles_itself() {
         assert!(worker.total() as f64 >= 0.9 * whole, "{form}: {stacks}");
     }
 }
+
+#[test]
+fn a_rust_service_without_the_endpoint() {
+    require!(tool("cargo"));
+    let stage = Stage::take();
+    let server = rust_server(&stage, "pprof");
+    let url = format!("http://localhost:{}/elsewhere", port(&server));
+    let mut command = Command::new(tests::binary());
+    let ended = stage.command(command.arg("api").env("RESQ_API_KEY", "open"), &["--url", &url]);
+    assert_eq!(ended.code, Some(1), "{}", ended.said);
+    assert!(ended.said.contains("404"), "{}", ended.said);
+    let instead = format!("`flame-graph cpu --pid {}` records its process", server.pid());
+    assert!(ended.said.contains(&instead), "{}", ended.said);
+}

@@ -146,13 +146,28 @@ pub fn any(attach: &Attach, pid: u32) -> anyhow::Result<Attached> {
 #[must_use]
 pub fn behind(address: &Address) -> Option<u32> {
     let proc = Proc::new();
-    let addresses = listener::local_addresses(address.host()).ok()?;
-    let listeners = listener::find(&proc, &addresses, address.port()).ok()?;
-    let pids = listeners.into_iter().map(|listener| listener.pid);
     let speaks = |pid: &u32| {
         [Runtime::Node, Runtime::Bun].into_iter().any(|kind| runtime::has(&proc, *pid, kind))
     };
-    pids.into_iter().find(speaks)
+    servers(&proc, address).into_iter().find(speaks)
+}
+
+/// How the local process that serves an address is recorded from outside, a clause; none: it is
+/// another host's.
+#[must_use]
+pub fn instead(address: &Address) -> Option<String> {
+    let proc = Proc::new();
+    let pid = *servers(&proc, address).first()?;
+    let comm = proc.comm(pid).ok()?;
+    let name = String::from_utf8_lossy(&comm).into_owned();
+    Some(format!("`flame-graph cpu --pid {pid}` records its process, {name:?}, from outside"))
+}
+
+/// The local processes that serve an address; none: it is another host's.
+fn servers(proc: &Proc, address: &Address) -> Vec<u32> {
+    let Ok(addresses) = listener::local_addresses(address.host()) else { return Vec::new() };
+    let listeners = listener::find(proc, &addresses, address.port()).unwrap_or_default();
+    listeners.into_iter().map(|listener| listener.pid).collect()
 }
 
 fn has_jitdump(pid: u32) -> bool {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use serde::Serialize;
 
 use super::{
@@ -18,7 +18,7 @@ use crate::{
     plan::{Attach, CollectPlan, Collector, Common},
     source::{
         Collected, Source, hce,
-        http::{GRACE, HttpError},
+        http::{Address, GRACE, HttpError},
         session::Session,
     },
     symbolize::{self, symbolize},
@@ -59,8 +59,12 @@ pub fn collect(plan: CollectPlan) -> anyhow::Result<Exit> {
             attached(&common, attach, move |attach| attach::node(attach, pid))
         }
         Collector::Api(settings) => {
+            let address = settings.service.address.clone();
             let end = answered(Some(settings.window()));
-            run(&common, end, ENDED_EARLY, move || settings.start())
+            match run(&common, end, ENDED_EARLY, move || settings.start()) {
+                Err(error) if lacks_profile(&error) => Err(offer(error, &address)),
+                done => done,
+            }
         }
         Collector::Dotnet(settings) => {
             let duration = Some(settings.duration);
@@ -91,13 +95,25 @@ fn hce(service: hce::Settings, attach: Attach, mut common: Common) -> anyhow::Re
     let address = service.service.address.clone();
     let end = answered(Some(service.duration));
     let error = match run(&common, end, ENDED_EARLY, move || service.start()) {
-        Err(error) if error.downcast_ref().is_some_and(HttpError::lacks_profile) => error,
+        Err(error) if lacks_profile(&error) => error,
         done => return done,
     };
     let Some(pid) = attach::behind(&address) else { return Err(error) };
     say(format_args!("note: {error:#}; attaching to its process {pid} instead\n"));
     common.warnings.clear();
     attached(&common, attach, move |attach| attach::any(attach, pid))
+}
+
+fn lacks_profile(error: &anyhow::Error) -> bool {
+    error.downcast_ref().is_some_and(HttpError::lacks_profile)
+}
+
+/// The error, with what can be done about a service of this host that gives no profile.
+fn offer(error: anyhow::Error, address: &Address) -> anyhow::Error {
+    match attach::instead(address) {
+        Some(instead) => anyhow!("{error:#}; {instead}"),
+        None => error,
+    }
 }
 
 /// Records a process that is attached to, for as long as was asked for.
