@@ -3,7 +3,9 @@
 #![no_main]
 
 mod config;
+mod kernel;
 mod maps;
+mod proof;
 mod sample;
 mod stack;
 mod sums;

@@ -11,8 +11,9 @@ use profiler_ebpf::{
     threads::Clock,
     walk::Walk,
     wire::{
-        COUNTERS, Control, Counter, MAX_RULES, MAX_SEGMENTS, Mapping, PAYLOAD_WORDS, PROOF_WORDS,
-        PageRows, ProcessMappings, Rule, SEGMENT_ROWS, SLOTS, SampleHeader, WaitSum,
+        COUNTERS, Control, Counter, KERNEL_PROOF_WORDS, MAX_RULES, MAX_SEGMENTS, Mapping,
+        PAYLOAD_WORDS, PROOF_WORDS, PageRows, ProcessMappings, Rule, SEGMENT_ROWS, SLOTS,
+        SampleHeader, WaitSum,
     },
 };
 
@@ -49,6 +50,27 @@ pub struct Scratch {
     pub origins: [Origin; 2],
     /// The registers that the task entered the kernel with.
     pub regs: PtRegs,
+    /// How the kernel stack is recognized.
+    pub kernel_proof: KernelProof,
+    /// Both ends of the kernel stack that is in use.
+    pub extent: [u64; 2],
+    /// The kernel frame whose return address is looked for.
+    pub frame: u32,
+    /// Whether words are taken from the proof that there is, and not from all of the stack.
+    pub again: u32,
+}
+
+/// What a kernel stack is recognized by.
+#[repr(C)]
+pub struct KernelProof {
+    /// Stands for the words.
+    pub hash: u64,
+    /// How many there are; 0: the stack cannot be recognized.
+    pub words: u32,
+    /// Bytes in which they lie, from where the task left its CPU.
+    pub span: u32,
+    /// Where they are, in words from there.
+    pub places: [u8; KERNEL_PROOF_WORDS],
 }
 
 /// Where a walk read a register of its present frame.
@@ -113,7 +135,9 @@ pub struct Slot {
     pub state: u32,
     /// Bytes above the stack pointer in which all words of the proof lie.
     pub span: u32,
-    /// How the stack is recognized.
+    /// How the kernel's part of the stack is recognized.
+    pub kernel_proof: KernelProof,
+    /// How the user's part is.
     pub proof: Proof,
 }
 

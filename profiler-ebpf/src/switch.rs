@@ -10,22 +10,20 @@ use core::hint::black_box;
 use aya_ebpf::{
     EbpfContext as _,
     helpers::generated::{
-        bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_probe_read_kernel, bpf_probe_read_user,
-        bpf_task_pt_regs,
+        bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_probe_read_kernel, bpf_task_pt_regs,
     },
     programs::BtfTracePointContext,
 };
 use profiler_ebpf::{
     threads::{Clock, phase, wait},
     walk::depends,
-    wire::{
-        Control, Counter, MAX_KERNEL_FRAMES, Outcome, PAYLOAD_WORDS, PROOF_SPAN, PROOF_WORDS, SLOTS,
-    },
+    wire::{Control, Counter, MAX_KERNEL_FRAMES, Outcome, PROOF_WORDS, SLOTS},
 };
 
 use crate::{
-    config,
+    config, kernel,
     maps::{CONTROL, Proof, SCRATCH, STACKS, Scratch, Slot, THREADS, Thread, count},
+    proof::{near, proves, span},
     stack::{
         PtRegs, begin_walk, hand_up, has_user_stack, is_for_host, kernel_stack, mix, send,
         set_kernel_frames, walk,
@@ -66,8 +64,8 @@ fn enter(control: &Control, task: *const u8, now: u64) {
             return;
         }
         thread = THREADS.make(task);
+        // The next event finds what it did until then.
         if thread.is_null() {
-            count(Counter::NoThread, 1);
             return;
         }
     }
@@ -113,7 +111,10 @@ fn leave(
         }
         thread = THREADS.make(task);
         if thread.is_null() {
-            count(Counter::NoThread, 1);
+            // There is no later event that makes up for it.
+            if wait::from_kernel(kernel_state).is_none() {
+                count(Counter::NoThread, 1);
+            }
             return;
         }
     }
@@ -182,20 +183,42 @@ fn slot_of(ctx: &BtfTracePointContext, thread: &mut Thread, task: *const u8, sta
         count(Counter::NoScratch, 1);
         return UNWANTED;
     };
+    let top = top(task);
     // SAFETY: the scratch space of this CPU for switches, which do not interrupt each other. The
-    // callback of bpf_loop uses it, too, so no reference lives across that call.
-    let (kernel, top) = unsafe { look(ctx, &mut *scratch, task) };
+    // callbacks of bpf_loop use it, too, so no reference lives across such a call.
+    let extent = unsafe { kernel::extent(ctx.as_ptr(), &mut *scratch, task) };
     for index in 0..SLOTS {
         let slot = &thread.slots[index];
         // SAFETY: as above.
         if slot.state == state
-            && is_at(slot, kernel, &top)
+            && is_at(slot, &top)
+            && (!config::kernel_stacks()
+                || kernel::proves(&slot.kernel_proof, unsafe { &mut *scratch }, extent))
             && proves(slot, unsafe { &mut *scratch })
         {
             return index as u32;
         }
     }
+    // SAFETY: as above.
+    let kernel = unsafe { look(ctx, &mut *scratch) };
+    for index in 0..SLOTS {
+        let slot = &mut thread.slots[index];
+        // SAFETY: as above.
+        if slot.state == state
+            && slot.kernel == kernel
+            && is_at(slot, &top)
+            && proves(slot, unsafe { &mut *scratch })
+        {
+            // SAFETY: as above.
+            unsafe { kernel::refine(&mut slot.kernel_proof, &mut *scratch, number, extent) };
+            return index as u32;
+        }
+    }
     count(Counter::Walks, 1);
+    if config::kernel_stacks() {
+        // SAFETY: as above.
+        unsafe { kernel::learn(&mut *scratch, number, extent) };
+    }
     // SAFETY: as above.
     unsafe {
         (*scratch).hash = mix(mix(kernel, thread.exec_id), u64::from(thread.pid));
@@ -226,10 +249,9 @@ struct Top {
     bx: u64,
 }
 
-/// Looks at where the current task is: puts the kernel frames into the payload and gives a number
-/// that stands for them, and the top of the user stack.
+/// Puts the kernel frames into the payload, and gives a number that stands for them.
 #[inline(always)]
-fn look(ctx: &BtfTracePointContext, scratch: &mut Scratch, task: *const u8) -> (u64, Top) {
+fn look(ctx: &BtfTracePointContext, scratch: &mut Scratch) -> u64 {
     let frames = if config::kernel_stacks() { kernel_stack(ctx.as_ptr(), scratch) } else { 0 };
     set_kernel_frames(scratch, frames);
     let frames = black_box(frames);
@@ -241,6 +263,12 @@ fn look(ctx: &BtfTracePointContext, scratch: &mut Scratch, task: *const u8) -> (
         kernel = mix(kernel, scratch.words[index as usize]);
     }
     scratch.outcome = Outcome::NoUserStack as u32;
+    kernel
+}
+
+/// Where the user stack of the current task begins.
+#[inline(always)]
+fn top(task: *const u8) -> Top {
     let mut top = Top { has_stack: false, ip: 0, sp: 0, bp: 0, bx: 0 };
     if config::user_stacks() && has_user_stack(task) {
         // SAFETY: the helper gives a pointer that the verifier knows; fields are loaded by their
@@ -256,52 +284,18 @@ fn look(ctx: &BtfTracePointContext, scratch: &mut Scratch, task: *const u8) -> (
             };
         }
     }
-    (kernel, top)
+    top
 }
 
-/// Whether a slot's stack has these kernel frames and begins there.
+/// Whether a slot's stack begins there.
 #[inline(always)]
-fn is_at(slot: &Slot, kernel: u64, top: &Top) -> bool {
+fn is_at(slot: &Slot, top: &Top) -> bool {
     slot.stack > NO_STACK
-        && slot.kernel == kernel
         && slot.ip == top.ip
         && slot.sp == top.sp
         && slot.proof.words <= PROOF_WORDS as u32
         && (slot.proof.depends & depends::BP == 0 || slot.bp == top.bp)
         && (slot.proof.depends & depends::BX == 0 || slot.bx == top.bx)
-}
-
-/// Whether the words that the walk of a slot's stack read are still the same.
-#[inline(always)]
-fn proves(slot: &Slot, scratch: &mut Scratch) -> bool {
-    let words = slot.proof.words;
-    if words == 0 {
-        return true;
-    }
-    let span = black_box(slot.span);
-    if span == 0 || span > PROOF_SPAN as u32 {
-        return false;
-    }
-    // The end of the payload is free now.
-    const WINDOW: usize = PAYLOAD_WORDS - PROOF_SPAN / 8;
-    // SAFETY: the window has room for PROOF_SPAN bytes; the helper never faults.
-    let failed = unsafe {
-        bpf_probe_read_user((&raw mut scratch.words[WINDOW]).cast(), span, slot.sp as *const _)
-    };
-    if failed != 0 {
-        return false;
-    }
-    for at in 0..PROOF_WORDS {
-        // The compiler would count down from `words`, and the verifier lose sight of the end.
-        if at as u32 >= black_box(words) {
-            break;
-        }
-        let place = slot.proof.places[at] as usize & (PROOF_SPAN / 8 - 1);
-        if scratch.words[WINDOW + place] != slot.proof.values[at] {
-            return false;
-        }
-    }
-    true
 }
 
 /// Gives a stack that was just walked a slot, and sends it if it is new.
@@ -310,8 +304,10 @@ fn remember(thread: &mut Thread, scratch: &mut Scratch, kernel: u64, top: &Top, 
     let is_for_host = is_for_host(scratch.outcome);
     let mut stack = mix(scratch.hash, u64::from(scratch.outcome)) | 2;
     if is_for_host {
-        // What is behind the frames so far is not known yet: it is this thread's, here.
-        stack = mix(mix(stack, thread.clock.born), mix(u64::from(thread.tid), top.sp)) | 2;
+        // What is behind the frames so far is not known yet: it is this thread's, here, as long as
+        // its stack looks like this.
+        let here = mix(mix(u64::from(thread.tid), top.sp), near(thread, scratch, top.sp));
+        stack = mix(mix(stack, thread.clock.born), here) | 2;
     }
     let is_known = make_known(thread, scratch, stack, is_for_host);
     let mut index = thread.next as usize & (SLOTS - 1);
@@ -345,23 +341,11 @@ fn remember(thread: &mut Thread, scratch: &mut Scratch, kernel: u64, top: &Top, 
         }
         slot.span = span(&scratch.proof);
     }
-    index as u32
-}
-
-/// Bytes above the stack pointer in which all words of a proof lie.
-#[inline(always)]
-fn span(proof: &Proof) -> u32 {
-    let mut last = 0;
-    for at in 0..PROOF_WORDS {
-        if at as u32 >= black_box(proof.words) {
-            break;
-        }
-        let place = u32::from(proof.places[at]);
-        if place >= last {
-            last = place + 1;
-        }
+    slot.kernel_proof.words = 0;
+    if config::kernel_stacks() {
+        kernel::copy(&raw mut slot.kernel_proof, &raw const scratch.kernel_proof);
     }
-    last * 8
+    index as u32
 }
 
 /// Sends a stack, unless it was sent before; false: there was no room for it.

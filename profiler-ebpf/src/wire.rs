@@ -389,6 +389,10 @@ pub const SLOTS: usize = 4;
 pub const PROOF_WORDS: usize = 64;
 /// How far above the stack pointer these may lie, in bytes.
 pub const PROOF_SPAN: usize = 4096;
+/// The most words by which a kernel stack is recognized without unwinding it.
+pub const KERNEL_PROOF_WORDS: usize = 64;
+/// The most bytes of a kernel stack that they may lie in.
+pub const KERNEL_PROOF_SPAN: usize = 2048;
 
 /// Counters that the BPF programs keep (index in the counter map, one value a CPU).
 #[repr(u32)]
@@ -404,7 +408,7 @@ pub enum Counter {
     TargetsFull = 3,
     /// User frames walked in the kernel.
     Frames = 4,
-    /// Threads that there was no room to keep time for, each time that they were met.
+    /// Threads whose time was not kept until their end, or the recording's, for want of room.
     NoThread = 5,
     /// Nanoseconds of sums that did not fit into their ring buffer.
     TimeLost = 6,
