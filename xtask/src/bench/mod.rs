@@ -1,5 +1,6 @@
 //! `cargo xtask bench cpu`: what a recording costs and what it gives, beside perf on the same
-//! programs; [`collectors`]: what collectors cost. Benchmarks: they measure and assert nothing.
+//! programs; [`collectors`]: what collectors cost; [`off_cpu`]: what recording waits does. Benchmarks:
+//! they measure and assert nothing.
 //!
 //! Tools take turns within each round, so that what changes on the machine meanwhile meets all of
 //! them. A figure is the median of the rounds, with the least and the greatest.
@@ -9,6 +10,7 @@ mod collectors;
 mod filters;
 mod machine;
 mod numbers;
+mod off_cpu;
 mod parts;
 mod perf_script;
 mod programs;
@@ -28,6 +30,8 @@ pub enum Bench {
     Cpu(Options),
     /// Services and runtimes that profile themselves: how much slower that makes them
     Collectors(collectors::Options),
+    /// Waiting: what recording it costs programs that wait, beside perf, bpftrace and offcputime
+    Offcpu(off_cpu::Options),
 }
 
 /// How it is measured.
@@ -52,6 +56,7 @@ pub fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Cpu(options) => cpu(options),
         Bench::Collectors(options) => collectors::run(options),
+        Bench::Offcpu(options) => off_cpu::run(options),
     }
 }
 

@@ -59,6 +59,7 @@ pub const ALL: &[Program] = &[
 /// What is compiled: output, compiler, arguments.
 const BUILDS: &[(&str, &str, &[&str])] = &[
     ("measure", "gcc", &["measure.c"]),
+    ("ping_pong", "gcc", &["ping_pong.c"]),
     ("recursion", "gcc", &["recursion.c"]),
     ("recursion-no-pie", "gcc", &["-no-pie", "-fno-pie", "recursion.c"]),
     ("recursion-static", "gcc", &["-static", "recursion.c"]),
