@@ -27,7 +27,8 @@ fn drawn(recorded: &Recorded, name: &str) -> u64 {
 
 /// Records with a bound lowered, and checks that samples taken are samples drawn.
 fn bounded(stage: &Stage, bound: &str, args: &[&str]) -> Recorded {
-    let Ended { code, said, folded, stats } = stage.profiler(&[&["--limit", bound], args].concat());
+    let Ended { code, said, folded, stats, .. } =
+        stage.profiler(&[&["--limit", bound], args].concat());
     assert_eq!(code, Some(0), "{bound}: {said}");
     let stacks = Stacks::parse(&folded.unwrap());
     let recorded = Recorded { stacks, stats: stats.unwrap(), said };

@@ -221,6 +221,7 @@ impl Unprivileged {
         Ended {
             code: output.status.code(),
             said: String::from_utf8_lossy(&output.stderr).into_owned(),
+            printed: String::from_utf8_lossy(&output.stdout).into_owned(),
             folded: take("stacks.folded"),
             stats: take("stats.json").map(|text| serde_json::from_str(&text).unwrap()),
         }
@@ -228,7 +229,7 @@ impl Unprivileged {
 
     /// Records, and checks that perf events did and that every sample is drawn.
     pub fn record(&self, options: &[&str], after: &[&str]) -> Recorded {
-        let Ended { code, said, folded, stats } = self.profiler(options, after);
+        let Ended { code, said, folded, stats, .. } = self.profiler(options, after);
         assert_eq!(code, Some(0), "{said}");
         let (stacks, stats) = (Stacks::parse(&folded.unwrap()), stats.unwrap());
         assert_eq!(stats["engine"], "perf-event", "{said}");

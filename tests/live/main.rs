@@ -48,3 +48,5 @@ mod signals;
 mod support;
 #[cfg(test)]
 mod symbols;
+#[cfg(test)]
+mod waits;

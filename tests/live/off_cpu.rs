@@ -132,6 +132,9 @@ fn waits_are_chosen_by_length_state_and_use() {
     is_near(queued.stacks.total(), figure(&queued, "runnable_us"));
     let folded = of(&["--idle", "hide"]);
     let idle = folded.stacks.filter(|stack| stack.has("[idle threads]"));
-    is_near(idle.total(), 2 * figure(&folded, "window_us"));
-    assert!(folded.stacks.0.iter().any(|stack| stack.has("sleep_often")), "{}", folded.stacks);
+    // Two threads never move; whether a third does little but sleep depends on what others do.
+    let window = figure(&folded, "window_us");
+    assert!(idle.total() >= 2 * window - 1_000, "{}", folded.stacks);
+    assert!(idle.total() <= 3 * window + 1_000, "{}", folded.stacks);
+    assert!(!folded.stacks.0.iter().any(|stack| stack.has("wait_in_pipe")), "{}", folded.stacks);
 }

@@ -56,7 +56,7 @@ fn a_process_by_perf() {
     let mut command = Command::new(tests::binary());
     command.arg("perf").env("TMPDIR", folder.path());
     let args = ["--pid", &pid, "-F", "499", "-d", "2"];
-    let Ended { code, said, folded, stats } = stage.command(&mut command, &args);
+    let Ended { code, said, folded, stats, .. } = stage.command(&mut command, &args);
     assert_eq!(code, Some(0), "{said}");
     let stacks = Stacks::parse(&folded.unwrap());
     has_its_shares(&stacks);

@@ -37,7 +37,7 @@ fn python(program: &str) -> Command {
 #[track_caller]
 fn record(stage: &Stage, name: &str, args: &[&str]) -> Recorded {
     let mut command = Command::new(tests::binary());
-    let Ended { code, said, folded, stats } = stage.command(command.arg(name), args);
+    let Ended { code, said, folded, stats, .. } = stage.command(command.arg(name), args);
     assert_eq!(code, Some(0), "{name} {args:?}: {said}");
     let (all, stats) = (Stacks::parse(&folded.unwrap()), stats.unwrap());
     assert_eq!(stats["samples"], all.total(), "{said}");

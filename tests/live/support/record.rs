@@ -36,6 +36,8 @@ pub struct Ended {
     pub code: Option<i32>,
     /// What it said on standard error.
     pub said: String,
+    /// What it, or the command that it ran, printed on standard output.
+    pub printed: String,
     /// What it wrote; none: it wrote no file.
     pub folded: Option<String>,
     /// The `--stats`, if written.
@@ -72,7 +74,7 @@ impl Stage {
     /// When the profiler fails or the figures do not add up.
     pub fn cpu(&self, args: &[&str]) -> Recorded {
         let ended = self.profiler(args);
-        let Ended { code, said, folded, stats } = ended;
+        let Ended { code, said, folded, stats, .. } = ended;
         assert_eq!(code, Some(0), "flame-graph cpu {args:?}: {said}");
         let stacks = Stacks::parse(&folded.unwrap());
         let stats = stats.unwrap();
@@ -91,7 +93,7 @@ impl Stage {
     /// # Panics
     /// When it fails.
     pub fn collect(&self, name: &str, args: &[&str]) -> Recorded {
-        let Ended { code, said, folded, stats } =
+        let Ended { code, said, folded, stats, .. } =
             self.command(Command::new(tests::binary()).arg(name), args);
         assert_eq!(code, Some(0), "flame-graph {name} {args:?}: {said}");
         let stats = stats.unwrap();
@@ -117,6 +119,7 @@ impl Stage {
         let ended = Ended {
             code: output.status.code(),
             said: String::from_utf8_lossy(&output.stderr).into_owned(),
+            printed: String::from_utf8_lossy(&output.stdout).into_owned(),
             folded: fs::read_to_string(folded).ok(),
             stats: fs::read(stats).ok().map(|text| serde_json::from_slice(&text).unwrap()),
         };
