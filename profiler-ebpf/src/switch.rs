@@ -187,13 +187,17 @@ fn slot_of(ctx: &BtfTracePointContext, thread: &mut Thread, task: *const u8, sta
     // SAFETY: the scratch space of this CPU for switches, which do not interrupt each other. The
     // callbacks of bpf_loop use it, too, so no reference lives across such a call.
     let extent = unsafe { kernel::extent(ctx.as_ptr(), &mut *scratch, task) };
+    let has_kernel_stack = move |slot: &Slot| {
+        // SAFETY: as above.
+        let scratch = unsafe { &mut *scratch };
+        !config::kernel_stacks() || kernel::proves(&slot.kernel_proof, scratch, extent)
+    };
     for index in 0..SLOTS {
         let slot = &thread.slots[index];
-        // SAFETY: as above.
         if slot.state == state
             && is_at(slot, &top)
-            && (!config::kernel_stacks()
-                || kernel::proves(&slot.kernel_proof, unsafe { &mut *scratch }, extent))
+            && has_kernel_stack(slot)
+            // SAFETY: as above.
             && proves(slot, unsafe { &mut *scratch })
         {
             return index as u32;
@@ -203,10 +207,10 @@ fn slot_of(ctx: &BtfTracePointContext, thread: &mut Thread, task: *const u8, sta
     let kernel = unsafe { look(ctx, &mut *scratch) };
     for index in 0..SLOTS {
         let slot = &mut thread.slots[index];
-        // SAFETY: as above.
         if slot.state == state
             && slot.kernel == kernel
             && is_at(slot, &top)
+            // SAFETY: as above.
             && proves(slot, unsafe { &mut *scratch })
         {
             // SAFETY: as above.
