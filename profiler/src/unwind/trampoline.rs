@@ -1,5 +1,4 @@
-//! Code without unwind information that is known by its instructions: signal trampolines, and where
-//! the function of a coroutine returns to that was made by hand.
+//! Signal trampolines without unwind information, known by their instructions.
 
 use profiler_ebpf::wire::{Rule, cfa};
 
@@ -7,7 +6,7 @@ use super::{
     RowAt, UnwindError,
     elf::File,
     rows::Builder,
-    rule::{self, END, Rules},
+    rule::{self, Rules},
 };
 
 /// `syscall`.
@@ -15,11 +14,6 @@ const SYSCALL: [u8; 2] = [0x0f, 0x05];
 /// `mov $15, %rax` and `mov $15, %eax`: 15 is `rt_sigreturn` on x86-64. musl, Go and others end
 /// signal handlers by one of these and a system call.
 const NUMBER: [&[u8]; 2] = [&[0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0], &[0xb8, 0x0f, 0, 0, 0]];
-
-/// `hlt`: where a call before it returns to, it never does.
-const HLT: u8 = 0xf4;
-/// `xor %rdi, %rdi` and `xor %edi, %edi`: the status of an exit.
-const NO_STATUS: [&[u8]; 2] = [&[0x48, 0x31, 0xff], &[0x31, 0xff]];
 
 /// Shorter holes are padding between functions: looking at each would read all text in.
 const MIN_HOLE: u64 = 16;
@@ -32,7 +26,7 @@ pub fn signal_frame() -> Rule {
     rule::signal(0xa0, 0x78, 0xa8)
 }
 
-/// Rows for such code in text that has no other rows.
+/// Rows for the trampolines in text that has no other rows.
 pub fn find(file: &File<'_>, rows: &[RowAt], rules: &mut Rules) -> Result<Vec<RowAt>, UnwindError> {
     let mut found = Builder::default();
     for text in &file.text {
@@ -53,7 +47,7 @@ pub fn find(file: &File<'_>, rows: &[RowAt], rules: &mut Rules) -> Result<Vec<Ro
     Ok(found.finish())
 }
 
-/// Finds such code between two addresses of one text range.
+/// Finds trampolines between two addresses of one text range.
 fn scan(
     file: &File<'_>,
     start: u64,
@@ -65,42 +59,19 @@ fn scan(
         return Ok(());
     };
     let mut from = 0;
-    let is_last = |byte: &u8| *byte == HLT || *byte == SYSCALL[1];
-    while let Some(length) = code[from..].iter().position(is_last) {
+    while let Some(length) = code[from..].iter().position(|byte| *byte == SYSCALL[1]) {
         let stop = from + length + 1;
-        let known = signal_return(&code[..stop]).map(|size| (size, signal_frame()));
-        let known = known.or_else(|| Some((exit(&code[..stop])?, END)));
-        if let Some((size, rule)) = known {
-            // What returns here is looked up one byte earlier, like every return address.
-            let before = (start + (stop - size) as u64).saturating_sub(1);
-            found.push(before, rules.number(&rule))?;
+        let before = code[..stop].strip_suffix(&SYSCALL);
+        let prefix = NUMBER.iter().find(|prefix| before.is_some_and(|code| code.ends_with(prefix)));
+        if let Some(prefix) = prefix {
+            let first = start + (stop - SYSCALL.len() - prefix.len()) as u64;
+            // The handler's return address is looked up one byte earlier, like every other.
+            found.push(first.saturating_sub(1), rules.number(&signal_frame()))?;
             found.push(start + stop as u64, 0)?;
         }
         from = stop;
     }
     Ok(())
-}
-
-/// The size of the trampoline at the end of some code.
-fn signal_return(code: &[u8]) -> Option<usize> {
-    let before = code.strip_suffix(&SYSCALL)?;
-    let number = NUMBER.iter().find(|number| before.ends_with(number))?;
-    Some(number.len() + SYSCALL.len())
-}
-
-/// The size of the code at the end of some that exits with status 0 and says that it does not
-/// return, as boost's fcontext has it below the function of a context.
-fn exit(code: &[u8]) -> Option<usize> {
-    let before = code.strip_suffix(&[HLT])?;
-    // `call` by distance, or through a word at a distance.
-    let call = [&[0xe8][..], &[0xff, 0x15]].into_iter().find_map(|call| {
-        let size = call.len() + 4;
-        let at = before.len().checked_sub(size)?;
-        before[at..].starts_with(call).then_some(size)
-    })?;
-    let before = &before[..before.len() - call];
-    let status = NO_STATUS.iter().find(|status| before.ends_with(status))?;
-    Some(status.len() + call + 1)
 }
 
 /// Has the rule of a trampoline hold behind its end: while its system call runs, that is where the

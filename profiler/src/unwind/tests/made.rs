@@ -378,26 +378,6 @@ fn signal_trampolines() {
 }
 
 #[test]
-fn functions_made_by_hand_return_to_an_exit() {
-    let mut made = Made::with_text(0x100);
-    let code = &mut made.segments[0].1;
-    code[0x20..0x29].copy_from_slice(&[0x48, 0x31, 0xff, 0xe8, 1, 2, 0xf4, 4, 0xf4]);
-    code[0x40..0x49].copy_from_slice(&[0x31, 0xff, 0xff, 0x15, 1, 2, 3, 4, 0xf4]);
-    // Another status, and a call that returns.
-    code[0x60..0x68].copy_from_slice(&[0x31, 0xf6, 0xe8, 1, 2, 3, 4, 0xf4]);
-    code[0x80..0x88].copy_from_slice(&[0x31, 0xff, 0xe8, 1, 2, 3, 4, 0xc3]);
-    let end = rule_at(&made.compile(), TEXT + 0x20);
-    assert_eq!(end.cfa, cfa::END);
-    let expected = [
-        (TEXT + 0x1f, end),
-        (TEXT + 0x29, Rule::NONE),
-        (TEXT + 0x3f, end),
-        (TEXT + 0x49, Rule::NONE),
-    ];
-    assert_eq!(list(&made.compile()), expected);
-}
-
-#[test]
 fn unreadable_entries_cost_only_themselves() {
     let good = TEXT + 0x80;
     for (name, program) in [
