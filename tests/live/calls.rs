@@ -159,7 +159,8 @@ fn virtual_calls_and_exceptions_in_cpp() {
 /// Complete, but where libgcc overwrites the stack before it jumps to the landing pad:
 /// `uw_install_context` stores the registers and the return address of the frame that it returns
 /// to where `_Unwind_RaiseException` saved its own, so that for some instructions the stack cannot
-/// be told by any table. These samples must be few, and marked.
+/// be told by any table. These samples must be few, and marked: of programs that do little but throw
+/// they are 2 to 3.5 %, as the CPU has it.
 #[track_caller]
 fn complete_but_for_landing(stacks: &Stacks) {
     let landing = |stack: &Stack| {
@@ -168,7 +169,7 @@ fn complete_but_for_landing(stacks: &Stacks) {
     };
     let (landing, others) =
         (stacks.filter(|stack| landing(stack)), stacks.filter(|stack| !landing(stack)));
-    assert!(landing.total() as f64 <= 3.0 + 0.03 * stacks.total() as f64, "{landing}");
+    assert!(landing.total() as f64 <= 3.0 + 0.05 * stacks.total() as f64, "{landing}");
     others.complete();
 }
 
