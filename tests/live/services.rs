@@ -137,8 +137,10 @@ fn node_profiles_itself() {
         assert!((found - share).abs() < 0.1, "{name}: {found}\n{stacks}");
     }
     assert!(!stacks.to_string().contains("(idle)"), "{stacks}");
-    // Microseconds of one busy thread, for two seconds.
-    assert!(all > 1_000_000.0 && stacks.total() < 4_000_000, "{stacks}");
+    // Microseconds of one busy thread, for two seconds. What V8 had inlined before counts for the
+    // caller until it compiles that again.
+    assert!(work.total() > 1_000_000 && stacks.total() < 4_000_000, "{stacks}");
+    assert!(all > 0.2 * work.total() as f64, "{stacks}");
     let mut command = Command::new(tests::binary());
     let wrong = stage.command(command.args(["hce", "--api-key", "x"]), &["--url", &url]);
     assert_eq!(wrong.code, Some(1), "{}", wrong.said);
