@@ -6,11 +6,13 @@ use crate::{
 };
 
 /// What `shares.c` does.
-fn shares() -> [Path; 3] {
+fn shares() -> [Path; 4] {
     [
         Path::new("main alpha beta burn").share(0.5),
         Path::new("main gamma_ descend*12 burn").share(0.3),
         Path::new("main leaf").share(0.2),
+        // A function without optimization; it takes next to no time.
+        Path::new("main vary"),
     ]
 }
 
