@@ -12,7 +12,7 @@ use core::{ffi::c_void, hint::black_box, ptr::read_volatile};
 
 use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_kernel, bpf_task_pt_regs};
 use profiler_ebpf::wire::{
-    KERNEL_PROOF_SPAN, KERNEL_PROOF_WORDS, MAX_KERNEL_FRAMES, PAYLOAD_WORDS,
+    KERNEL_PROOF_SPAN, KERNEL_PROOF_WORDS, MAX_KERNEL_FRAMES, PAYLOAD_WORDS, PROOF_SPAN,
 };
 
 use crate::{
@@ -22,8 +22,7 @@ use crate::{
 
 /// Where the words of a kernel stack are read to: before those of the user stack, behind anything
 /// that frames need.
-const WINDOW: usize =
-    PAYLOAD_WORDS - 2 * KERNEL_PROOF_SPAN / 8 - profiler_ebpf::wire::PROOF_SPAN / 8;
+const WINDOW: usize = PAYLOAD_WORDS - (PROOF_SPAN + KERNEL_PROOF_SPAN) / 8;
 const WINDOW_WORDS: usize = KERNEL_PROOF_SPAN / 8;
 const _: () = {
     assert!(WINDOW_WORDS == 256, "a place in the window is one byte");
@@ -35,29 +34,14 @@ const KERNEL_TEXT: u64 = 0xffff_ffff_8000_0000;
 /// read.
 const MAX_TRACING: u32 = 6;
 
-/// The part of a kernel stack that is in use.
-#[derive(Clone, Copy)]
-pub struct Extent {
-    /// Its lower end: what the tracepoint handed to the program.
-    start: u64,
-    /// Its upper end, where the user's registers are.
-    end: u64,
-}
-
-/// Where the current task stands on its kernel stack, which it is about to leave.
+/// A pointer as a number, by a detour through memory. That of a tracepoint's context is the place on
+/// its kernel stack where a task leaves its CPU: what the tracepoint hands to the program lies there.
 #[inline(always)]
-pub fn extent(ctx: *mut c_void, scratch: &mut Scratch, task: *const u8) -> Extent {
-    // Pointers become numbers by a detour through memory.
-    // SAFETY: plain stores and loads of this CPU's scratch space; the helper has no precondition but
-    // a task.
+pub fn number_of(pointer: *mut c_void, scratch: &mut Scratch) -> u64 {
+    // SAFETY: a plain store and a load of this CPU's scratch space.
     unsafe {
-        (&raw mut scratch.extent[0]).cast::<*mut c_void>().write_volatile(ctx);
-        let regs = bpf_task_pt_regs(task.cast_mut().cast());
-        (&raw mut scratch.extent[1]).write_volatile(regs as u64);
-        Extent {
-            start: read_volatile(&raw const scratch.extent[0]),
-            end: read_volatile(&raw const scratch.extent[1]),
-        }
+        (&raw mut scratch.number).cast::<*mut c_void>().write_volatile(pointer);
+        read_volatile(&raw const scratch.number)
     }
 }
 
@@ -77,8 +61,8 @@ fn read(scratch: &mut Scratch, start: u64, span: u32) -> bool {
 
 /// Whether the kernel stack is the one that the proof is of.
 #[inline(always)]
-pub fn proves(proof: &KernelProof, scratch: &mut Scratch, extent: Extent) -> bool {
-    if proof.words == 0 || !read(scratch, extent.start, proof.span) {
+pub fn proves(proof: &KernelProof, scratch: &mut Scratch, place: u64) -> bool {
+    if proof.words == 0 || !read(scratch, place, proof.span) {
         return false;
     }
     let mut hash = 0;
@@ -96,9 +80,9 @@ pub fn proves(proof: &KernelProof, scratch: &mut Scratch, extent: Extent) -> boo
 /// return address of one of them. Some are left over from earlier calls. It stays without words where
 /// the stack is too large, or not all return addresses are found.
 #[inline(always)]
-pub fn learn(scratch: &mut Scratch, number: u32, extent: Extent) {
+pub fn learn(scratch: &mut Scratch, number: u32, task: *const u8, place: u64) {
     scratch.kernel_proof.words = 0;
-    let Some(words) = read_all(scratch, extent) else { return };
+    let Some(words) = read_all(scratch, task, place) else { return };
     for first in 1..MAX_TRACING {
         if is_found(scratch, number, first, words) {
             // The topmost one is left out, see above.
@@ -111,8 +95,14 @@ pub fn learn(scratch: &mut Scratch, number: u32, extent: Extent) {
 /// Leaves words that no longer look like return addresses out of a proof, when the stack proved to
 /// be the same without them: they were left over from earlier calls.
 #[inline(always)]
-pub fn refine(proof: &mut KernelProof, scratch: &mut Scratch, number: u32, extent: Extent) {
-    if proof.words == 0 || read_all(scratch, extent).is_none() {
+pub fn refine(
+    proof: &mut KernelProof,
+    scratch: &mut Scratch,
+    number: u32,
+    task: *const u8,
+    place: u64,
+) {
+    if proof.words == 0 || read_all(scratch, task, place).is_none() {
         return;
     }
     copy(&raw mut scratch.kernel_proof, &raw const *proof);
@@ -130,11 +120,13 @@ pub fn copy(to: *mut KernelProof, from: *const KernelProof) {
     unsafe { bpf_probe_read_kernel(to.cast(), size_of::<KernelProof>() as u32, from.cast()) };
 }
 
-/// Reads all of the kernel stack that is in use; gives its words.
+/// Reads all of the task's kernel stack that is in use, up to the user's registers; gives its words.
 #[inline(always)]
-fn read_all(scratch: &mut Scratch, extent: Extent) -> Option<u32> {
-    let span = extent.end.wrapping_sub(extent.start);
-    let fits = span <= KERNEL_PROOF_SPAN as u64 && read(scratch, extent.start, span as u32);
+fn read_all(scratch: &mut Scratch, task: *const u8, place: u64) -> Option<u32> {
+    // SAFETY: the helper has no precondition but a task.
+    let registers = unsafe { bpf_task_pt_regs(task.cast_mut().cast()) };
+    let span = number_of(registers as *mut c_void, scratch).wrapping_sub(place);
+    let fits = span <= KERNEL_PROOF_SPAN as u64 && read(scratch, place, span as u32);
     fits.then_some(span as u32 / 8)
 }
 

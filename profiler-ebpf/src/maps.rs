@@ -52,8 +52,8 @@ pub struct Scratch {
     pub regs: PtRegs,
     /// How the kernel stack is recognized.
     pub kernel_proof: KernelProof,
-    /// Both ends of the kernel stack that is in use.
-    pub extent: [u64; 2],
+    /// A pointer, as a number.
+    pub number: u64,
     /// The kernel frame whose return address is looked for.
     pub frame: u32,
     /// Whether words are taken from the proof that there is, and not from all of the stack.

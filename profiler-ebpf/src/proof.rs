@@ -17,6 +17,7 @@ use crate::{
 const WINDOW: usize = PAYLOAD_WORDS - PROOF_SPAN / 8;
 /// Words above the stack pointer that tell stacks apart which the host is to walk.
 const NEAR_WORDS: usize = 256;
+
 /// Whether the words that the walk of a slot's stack read are still the same.
 #[inline(always)]
 pub fn proves(slot: &Slot, scratch: &mut Scratch) -> bool {

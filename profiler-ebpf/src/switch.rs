@@ -52,22 +52,23 @@ pub fn take(ctx: &BtfTracePointContext) {
     enter(control, next, now);
 }
 
+/// What a target carries; null: it is none, or there is no room for it now.
+#[inline(always)]
+fn thread_of(task: *const u8) -> *mut Thread {
+    let thread = THREADS.get(task);
+    if thread.is_null() && targets::is_target(task) { THREADS.make(task) } else { thread }
+}
+
 /// A task gets the CPU.
 #[inline(always)]
 fn enter(control: &Control, task: *const u8, now: u64) {
     if number(task, config::task_pid_offset()) == 0 {
         return;
     }
-    let mut thread = THREADS.get(task);
+    let thread = thread_of(task);
+    // Where there was no room for it, the next event finds what it did until then.
     if thread.is_null() {
-        if !targets::is_target(task) {
-            return;
-        }
-        thread = THREADS.make(task);
-        // The next event finds what it did until then.
-        if thread.is_null() {
-            return;
-        }
+        return;
     }
     // SAFETY: what the task carries; it is switched by one CPU at a time.
     let thread = unsafe { &mut *thread };
@@ -104,19 +105,13 @@ fn leave(
     if number(task, config::task_pid_offset()) == 0 {
         return;
     }
-    let mut thread = THREADS.get(task);
+    let thread = thread_of(task);
     if thread.is_null() {
-        if !targets::is_target(task) {
-            return;
+        // There is no later event that makes up for it.
+        if wait::from_kernel(kernel_state).is_none() && targets::is_target(task) {
+            count(Counter::NoThread, 1);
         }
-        thread = THREADS.make(task);
-        if thread.is_null() {
-            // There is no later event that makes up for it.
-            if wait::from_kernel(kernel_state).is_none() {
-                count(Counter::NoThread, 1);
-            }
-            return;
-        }
+        return;
     }
     // SAFETY: what the task carries; it is switched by one CPU at a time.
     let thread = unsafe { &mut *thread };
@@ -186,11 +181,11 @@ fn slot_of(ctx: &BtfTracePointContext, thread: &mut Thread, task: *const u8, sta
     let top = top(task);
     // SAFETY: the scratch space of this CPU for switches, which do not interrupt each other. The
     // callbacks of bpf_loop use it, too, so no reference lives across such a call.
-    let extent = unsafe { kernel::extent(ctx.as_ptr(), &mut *scratch, task) };
+    let place = unsafe { kernel::number_of(ctx.as_ptr(), &mut *scratch) };
     let has_kernel_stack = move |slot: &Slot| {
         // SAFETY: as above.
         let scratch = unsafe { &mut *scratch };
-        !config::kernel_stacks() || kernel::proves(&slot.kernel_proof, scratch, extent)
+        !config::kernel_stacks() || kernel::proves(&slot.kernel_proof, scratch, place)
     };
     for index in 0..SLOTS {
         let slot = &thread.slots[index];
@@ -214,14 +209,14 @@ fn slot_of(ctx: &BtfTracePointContext, thread: &mut Thread, task: *const u8, sta
             && proves(slot, unsafe { &mut *scratch })
         {
             // SAFETY: as above.
-            unsafe { kernel::refine(&mut slot.kernel_proof, &mut *scratch, number, extent) };
+            unsafe { kernel::refine(&mut slot.kernel_proof, &mut *scratch, number, task, place) };
             return index as u32;
         }
     }
     count(Counter::Walks, 1);
     if config::kernel_stacks() {
         // SAFETY: as above.
-        unsafe { kernel::learn(&mut *scratch, number, extent) };
+        unsafe { kernel::learn(&mut *scratch, number, task, place) };
     }
     // SAFETY: as above.
     unsafe {

@@ -50,9 +50,6 @@ pub struct Show {
     /// Tell processes of one name apart, by their ids
     #[arg(long)]
     pub pids: bool,
-    /// Tell CPUs apart
-    #[arg(long)]
-    pub per_cpu: bool,
     /// Show user frames only
     #[arg(long)]
     pub user_only: bool,
@@ -62,6 +59,24 @@ pub struct Show {
     /// Do not show inlined calls as frames
     #[arg(long)]
     pub no_inline: bool,
+}
+
+/// What a recording may take, and what it tells about itself.
+#[derive(Debug, Default, Args)]
+pub struct Account {
+    /// Lower a bound of what a recording may take, and of what it can hold: ring-bytes, rows,
+    /// stacks, open-files, …
+    #[arg(
+        long,
+        value_name = "NAME=N[,…]",
+        value_delimiter = ',',
+        hide_short_help = true,
+        help_heading = "Output"
+    )]
+    pub limit: Vec<String>,
+    /// Write figures about the recording itself to this file, as JSON
+    #[arg(long, value_name = "FILE.json", help_heading = "Output")]
+    pub stats: Option<PathBuf>,
 }
 
 /// `flame-graph cpu`.
@@ -84,25 +99,18 @@ pub struct Cpu {
     /// What to show.
     #[command(flatten)]
     pub show: Show,
+    /// Tell CPUs apart
+    #[arg(long, help_heading = "What to show")]
+    pub per_cpu: bool,
     /// Ask the servers in DEBUGINFOD_URLS for debug files of what has no names on this host
     #[arg(long, help_heading = "What to show")]
     pub debuginfod: bool,
     /// Where it goes.
     #[command(flatten)]
     pub written: Written,
-    /// Lower a bound of what a recording may take, and of what it can hold: ring-bytes, rows,
-    /// stacks, open-files, …
-    #[arg(
-        long,
-        value_name = "NAME=N[,…]",
-        value_delimiter = ',',
-        hide_short_help = true,
-        help_heading = "Output"
-    )]
-    pub limit: Vec<String>,
-    /// Write figures about the recording itself to this file, as JSON
-    #[arg(long, value_name = "FILE.json", help_heading = "Output")]
-    pub stats: Option<PathBuf>,
+    /// What it may take, and what it tells about itself.
+    #[command(flatten)]
+    pub account: Account,
 }
 
 /// `flame-graph offcpu`.
@@ -117,19 +125,9 @@ pub struct OffCpu {
     /// Where it goes.
     #[command(flatten)]
     pub written: Written,
-    /// Lower a bound of what a recording may take, and of what it can hold: ring-bytes, rows,
-    /// stacks, open-files, …
-    #[arg(
-        long,
-        value_name = "NAME=N[,…]",
-        value_delimiter = ',',
-        hide_short_help = true,
-        help_heading = "Output"
-    )]
-    pub limit: Vec<String>,
-    /// Write figures about the recording itself to this file, as JSON
-    #[arg(long, value_name = "FILE.json", help_heading = "Output")]
-    pub stats: Option<PathBuf>,
+    /// What it may take, and what it tells about itself.
+    #[command(flatten)]
+    pub account: Account,
 }
 
 /// `flame-graph wall`.
@@ -160,21 +158,9 @@ pub struct ShowWaits {
     /// their process, or show them like others [default: hide for the whole host, else show]
     #[arg(long, value_name = "HOW", value_enum)]
     pub idle: Option<Idle>,
-    /// Tell threads apart: their names are the second frame
-    #[arg(long)]
-    pub threads: bool,
-    /// Tell processes of one name apart, by their ids
-    #[arg(long)]
-    pub pids: bool,
-    /// Show user frames only
-    #[arg(long)]
-    pub user_only: bool,
-    /// Show kernel frames only
-    #[arg(long)]
-    pub kernel_only: bool,
-    /// Do not show inlined calls as frames
-    #[arg(long)]
-    pub no_inline: bool,
+    /// What stacks show in any recording.
+    #[command(flatten)]
+    pub stacks: Show,
 }
 
 /// What becomes of threads that do nothing.

@@ -30,6 +30,20 @@ pub struct Decoded {
 }
 
 impl Decoded {
+    /// A profile that tells nothing beside its stacks.
+    #[must_use]
+    pub fn new(stacks: Stacks<RawFrame>, metric: Metric, samples: u64) -> Self {
+        Self {
+            stacks,
+            metric,
+            samples,
+            start: None,
+            duration: None,
+            frequency: None,
+            remarks: Vec::new(),
+        }
+    }
+
     /// The same with a thread as the second frame of each stack.
     #[must_use]
     pub fn on_thread(mut self, name: &str) -> Self {

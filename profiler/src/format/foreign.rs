@@ -87,13 +87,6 @@ fn from_folded(bytes: &[u8]) -> Result<Decoded, FoldedError> {
             _ => RawFrame::Named(frame.clone()),
         }]
     });
-    Ok(Decoded {
-        samples: stacks.total(0),
-        stacks,
-        metric: Metric::samples(),
-        start: None,
-        duration: None,
-        frequency: None,
-        remarks: Vec::new(),
-    })
+    let samples = stacks.total(0);
+    Ok(Decoded::new(stacks, Metric::samples(), samples))
 }

@@ -74,15 +74,8 @@ pub fn decode(bytes: &[u8], options: &Options<'_>) -> Result<Decoded, FoldedErro
         }
         stacks.add(stack, 0, values[0]);
     }
-    Ok(Decoded {
-        samples: stacks.total(0),
-        stacks,
-        metric: Metric::samples(),
-        start: None,
-        duration: None,
-        frequency: None,
-        remarks: Vec::new(),
-    })
+    let samples = stacks.total(0);
+    Ok(Decoded::new(stacks, Metric::samples(), samples))
 }
 
 /// A frame as py-spy means it; none: it is not shown.

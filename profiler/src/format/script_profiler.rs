@@ -97,13 +97,8 @@ impl Tracked {
     pub fn finish(self, duration: Duration) -> Option<Decoded> {
         let Self { stacks, samples, .. } = self;
         (samples > 0).then(|| Decoded {
-            stacks,
-            metric: Metric::samples(),
-            samples,
-            start: None,
             duration: Some(duration),
-            frequency: None,
-            remarks: Vec::new(),
+            ..Decoded::new(stacks, Metric::samples(), samples)
         })
     }
 }

@@ -143,15 +143,7 @@ pub fn decode(bytes: &[u8], options: &Options<'_>) -> Result<Decoded, Speedscope
     if reader.stacks.is_empty() {
         return Err(SpeedscopeError::Empty);
     }
-    Ok(Decoded {
-        samples: reader.samples,
-        stacks: reader.stacks,
-        metric,
-        start: None,
-        duration: None,
-        frequency: None,
-        remarks,
-    })
+    Ok(Decoded { remarks, ..Decoded::new(reader.stacks, metric, reader.samples) })
 }
 
 /// What values of a unit count, and how many of that one is.

@@ -75,15 +75,7 @@ pub fn decode(text: &str) -> Result<Decoded, SvgError> {
     if samples == 0 {
         return Err(SvgError::NoFrames);
     }
-    Ok(Decoded {
-        stacks,
-        metric: Metric { name: unit, unit: Unit::Count },
-        samples,
-        start: None,
-        duration: None,
-        frequency: None,
-        remarks: Vec::new(),
-    })
+    Ok(Decoded::new(stacks, Metric { name: unit, unit: Unit::Count }, samples))
 }
 
 /// Every frame with a count, and what they count.

@@ -10,6 +10,7 @@ use crate::{
     source::{
         Collected, Source, bun,
         http::Address,
+        inspector::NoInspector,
         native::{self, Filter, Labels, Scope, limits::Limits},
         node,
         session::Session,
@@ -98,7 +99,7 @@ pub fn bun(attach: &Attach, pid: u32) -> anyhow::Result<Attached> {
         Ok(profiling) => return Ok(Attached::Bun(Box::new(profiling))),
         Err(error) => error,
     };
-    let Some(bun::NoInspector(why)) = error.downcast_ref() else { return Err(error) };
+    let Some(NoInspector(why)) = error.downcast_ref() else { return Err(error) };
     let named = if has_jitdump(pid) {
         "the jitdump that it writes names JavaScript functions"
     } else {
@@ -116,7 +117,7 @@ pub fn node(attach: &Attach, pid: u32) -> anyhow::Result<Attached> {
         Ok(profiling) => return Ok(Attached::Node(Box::new(profiling))),
         Err(error) => error,
     };
-    let Some(node::NoInspector(why)) = error.downcast_ref() else { return Err(error) };
+    let Some(NoInspector(why)) = error.downcast_ref() else { return Err(error) };
     let named = if has_perf_map(pid) {
         "as it was started with --perf-basic-prof, JavaScript functions have names"
     } else {

@@ -102,17 +102,17 @@ pub fn cpu(cpu: cli::Cpu, host: &Host) -> Result<CpuPlan, PlanError> {
         frequency: hertz,
         engine,
         show,
+        per_cpu,
         written,
-        limit,
-        stats,
+        account,
         enable_perf_maps,
         debuginfod,
     } = cpu;
-    let side = side(show.user_only, show.kernel_only)?;
+    let view = view(&show)?;
     let frequency = frequency(&hertz, host)?;
     let given = targets.duration.as_deref().map(duration).transpose()?;
     let outputs = outputs(&written.output)?;
-    let limits = limit.iter().map(|text| bound(text)).collect::<Result<_, _>>()?;
+    let limits = bounds(&account.limit)?;
     let (target, filter) = whom(targets)?;
     Ok(CpuPlan {
         duration: how_long(given, &target),
@@ -123,13 +123,17 @@ pub fn cpu(cpu: cli::Cpu, host: &Host) -> Result<CpuPlan, PlanError> {
         engine,
         outputs,
         title: written.title.unwrap_or_else(|| "CPU time".to_owned()),
-        labels: Labels { threads: show.threads, pids: show.pids, cpus: show.per_cpu },
-        view: View { side, inlined: !show.no_inline },
+        labels: Labels { threads: show.threads, pids: show.pids, cpus: per_cpu },
+        view,
         perf_maps: enable_perf_maps,
         debuginfod: debuginfod.then(|| servers(host)).transpose()?,
         limits,
-        stats,
+        stats: account.stats,
     })
+}
+
+fn bounds(texts: &[String]) -> Result<Vec<(Bound, usize)>, PlanError> {
+    texts.iter().map(|text| bound(text)).collect()
 }
 
 /// A bound and its value: `rows=1000`.
@@ -160,8 +164,9 @@ fn servers(host: &Host) -> Result<Debuginfod, PlanError> {
 /// # Errors
 /// The first contradiction or unusable value.
 pub fn off_cpu(off_cpu: cli::OffCpu) -> Result<CpuPlan, PlanError> {
-    let cli::OffCpu { targets, show, written, limit, stats } = off_cpu;
-    let side = side(show.user_only, show.kernel_only)?;
+    let cli::OffCpu { targets, show, written, account } = off_cpu;
+    let stacks = &show.stacks;
+    let view = view(stacks)?;
     let given = targets.duration.as_deref().map(duration).transpose()?;
     let outputs = outputs(&written.output)?;
     let (target, filter) = whom(targets)?;
@@ -176,11 +181,11 @@ pub fn off_cpu(off_cpu: cli::OffCpu) -> Result<CpuPlan, PlanError> {
         engine: None,
         outputs,
         title: written.title.unwrap_or_else(|| "Off-CPU time".to_owned()),
-        labels: Labels { threads: show.threads, pids: show.pids, cpus: false },
-        view: View { side, inlined: !show.no_inline },
+        labels: Labels { threads: stacks.threads, pids: stacks.pids, cpus: false },
+        view,
         debuginfod: None,
-        limits: limit.iter().map(|text| bound(text)).collect::<Result<_, _>>()?,
-        stats,
+        limits: bounds(&account.limit)?,
+        stats: account.stats,
     })
 }
 
@@ -228,13 +233,14 @@ fn how_long(given: Option<Duration>, target: &Target) -> Option<Duration> {
     given.or((!until_end).then_some(DEFAULT_DURATION))
 }
 
-fn side(user_only: bool, kernel_only: bool) -> Result<Side, PlanError> {
-    match (user_only, kernel_only) {
-        (true, true) => Err(PlanError::NoSide),
-        (true, false) => Ok(Side::User),
-        (false, true) => Ok(Side::Kernel),
-        (false, false) => Ok(Side::Both),
-    }
+fn view(show: &cli::Show) -> Result<View, PlanError> {
+    let side = match (show.user_only, show.kernel_only) {
+        (true, true) => return Err(PlanError::NoSide),
+        (true, false) => Side::User,
+        (false, true) => Side::Kernel,
+        (false, false) => Side::Both,
+    };
+    Ok(View { side, inlined: !show.no_inline })
 }
 
 /// Whom to record, and what of it: a sample must belong to the target and pass each filter.

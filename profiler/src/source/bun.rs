@@ -21,7 +21,7 @@ use tokio::{
 
 use super::{
     Collected, Source,
-    inspector::{Event, Inspected, Inspector, InspectorError},
+    inspector::{Event, Inspected, Inspector, InspectorError, NoInspector},
     session::Session,
     websocket::SocketUrl,
 };
@@ -59,11 +59,6 @@ pub struct Settings {
     /// Heading of the picture.
     pub title: Option<String>,
 }
-
-/// Why a Bun cannot be asked: another way of recording is needed.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct NoInspector(pub String);
 
 /// What a Bun tells beside its samples.
 #[derive(Clone, Debug, Default, Serialize)]

@@ -338,13 +338,9 @@ impl<'a> Reader<'a> {
         }
         let span = self.span.map(|(first, last)| Duration::from_micros(last - first));
         Ok(Decoded {
-            samples: self.samples,
-            stacks,
-            metric: Metric::samples(),
-            start: None,
             duration: span.filter(|span| !span.is_zero()),
-            frequency: None,
             remarks,
+            ..Decoded::new(stacks, Metric::samples(), self.samples)
         })
     }
 }

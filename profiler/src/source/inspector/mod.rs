@@ -19,6 +19,11 @@ pub use process::Inspected;
 use super::websocket::{MAX_MESSAGE, SocketError, SocketUrl, Websocket};
 use crate::format::inspector::{Message, MessageError};
 
+/// Why a process has no inspector that can be asked: another way of recording is needed.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct NoInspector(pub String);
+
 /// What goes wrong with an inspector.
 #[derive(Debug, thiserror::Error)]
 pub enum InspectorError {

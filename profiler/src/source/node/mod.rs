@@ -65,11 +65,6 @@ pub struct Settings {
     pub title: Option<String>,
 }
 
-/// Why a Node has no inspector, and none can be opened: another way of recording is needed.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct NoInspector(pub String);
-
 /// What a Node tells beside its profile.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Figures {

@@ -15,11 +15,10 @@ use std::{
 use anyhow::{Context as _, bail};
 use rustix::process::{Signal, pidfd_send_signal};
 
-use super::NoInspector;
 use crate::{
     format::inspector::{is_whole, target_path},
     source::{
-        inspector::Inspected,
+        inspector::{Inspected, NoInspector},
         websocket::{SocketUrl, connect, reachable},
     },
     target::runtime::Runtime,
