@@ -242,7 +242,7 @@ KEEP void syncs(int fd) {
 
 static void durable_writes(const char *folder) {
     int fd = make_file(folder, 0);
-    for (int i = 0; i < 4 * ROUNDS; i++) {
+    for (int i = 0; i < 20 * ROUNDS; i++) {
         if (write(fd, "a record", 8) != 8) fail("write");
         syncs(fd);
     }

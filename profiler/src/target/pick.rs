@@ -89,11 +89,18 @@ fn several(proc: &Proc, candidates: &[u32], what: &str) -> Result<Picked, PickEr
 fn command(proc: &Proc, process: &ProcessInfo) -> String {
     let words = proc.command_line(process.pid).unwrap_or_default();
     let text = if words.is_empty() { process.comm.clone() } else { words.join(&b' ') };
-    let text = printable(&text);
-    if text.chars().count() <= MAX_COMMAND {
-        return text;
+    shorten(&printable(&text))
+}
+
+/// The beginning and the end of a long text: a path tells more by its last parts.
+fn shorten(text: &str) -> String {
+    let length = text.chars().count();
+    if length <= MAX_COMMAND {
+        return text.to_owned();
     }
-    text.chars().take(MAX_COMMAND - 1).chain(['…']).collect()
+    let half = MAX_COMMAND / 2;
+    let begin = text.chars().take(half);
+    begin.chain(['…']).chain(text.chars().skip(length + half + 1 - MAX_COMMAND)).collect()
 }
 
 /// When a process began, and how long that is ago.
@@ -165,7 +172,7 @@ mod tests {
         assert_eq!(lines.len(), 3, "{several}");
         assert!(lines[0].contains("2 processes") && lines[0].contains("--pid"), "{several}");
         assert!(lines[1].starts_with("       13  since 2001-09-09 01:48:04 UTC ("), "{several}");
-        assert!(lines[1].ends_with("w…") && lines[1].len() < 200, "{several}");
+        assert!(lines[1].contains("w…w") && lines[1].len() < 200, "{several}");
         assert!(lines[2].contains(" 12 ") && lines[2].contains("python3 app"), "{several}");
     }
 
