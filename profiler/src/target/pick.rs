@@ -98,9 +98,9 @@ fn shorten(text: &str) -> String {
     if length <= MAX_COMMAND {
         return text.to_owned();
     }
-    let half = MAX_COMMAND / 2;
-    let begin = text.chars().take(half);
-    begin.chain(['…']).chain(text.chars().skip(length + half + 1 - MAX_COMMAND)).collect()
+    let begin = MAX_COMMAND / 2;
+    let end = MAX_COMMAND - begin - 1;
+    text.chars().take(begin).chain(['…']).chain(text.chars().skip(length - end)).collect()
 }
 
 /// When a process began, and how long that is ago.
