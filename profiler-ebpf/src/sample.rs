@@ -17,7 +17,7 @@ use crate::{
     config,
     maps::{SCRATCH, Scratch, count},
     stack::{
-        begin_walk, hand_up, has_user_stack, is_for_host, kernel_stack, send, set_kernel_frames,
+        begin_walk, hand_up, is_for_host, kernel_stack, read_registers, send, set_kernel_frames,
         walk,
     },
     targets,
@@ -78,7 +78,7 @@ fn begin(
     let frames = if in_kernel { kernel_stack(ctx.as_ptr(), scratch) } else { 0 };
     set_kernel_frames(scratch, frames);
     scratch.outcome = Outcome::NoUserStack as u32;
-    config::user_stacks() && has_user_stack(task) && begin_walk(scratch, task)
+    read_registers(scratch, task) && begin_walk(scratch)
 }
 
 /// Whether the event interrupted user code.

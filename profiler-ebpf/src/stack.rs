@@ -92,13 +92,16 @@ pub fn set_kernel_frames(scratch: &mut Scratch, frames: u32) {
     scratch.next = black_box(frames);
 }
 
-/// Sets up the walk of a task's user stack, which there must be; whether it can be walked.
+/// Reads the registers that a task entered the kernel with, where they belong to a user stack that
+/// is asked for; whether they are there.
 #[inline(always)]
-pub fn begin_walk(scratch: &mut Scratch, task: *const u8) -> bool {
+pub fn read_registers(scratch: &mut Scratch, task: *const u8) -> bool {
+    if !config::user_stacks() || !has_user_stack(task) {
+        return false;
+    }
     // Not on the program's stack, which is small.
     let regs = &mut scratch.regs;
-    // SAFETY: the helper gives the registers that the task entered the kernel with; the read fills
-    // all of `regs` or fails.
+    // SAFETY: the helper gives the registers; the read fills all of `regs` or fails.
     let failed = unsafe {
         let source = bpf_task_pt_regs(task.cast_mut().cast::<task_struct>());
         bpf_probe_read_kernel(
@@ -109,9 +112,14 @@ pub fn begin_walk(scratch: &mut Scratch, task: *const u8) -> bool {
     };
     if failed != 0 {
         scratch.outcome = Outcome::UnreadableStack as u32;
-        return false;
     }
-    if regs.cs == USER32_CS {
+    failed == 0
+}
+
+/// Sets up the walk of the user stack whose registers were read; whether it can be walked.
+#[inline(always)]
+pub fn begin_walk(scratch: &mut Scratch) -> bool {
+    if scratch.regs.cs == USER32_CS {
         scratch.outcome = Outcome::Compat as u32;
         return false;
     }

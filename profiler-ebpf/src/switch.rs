@@ -10,7 +10,8 @@ use core::hint::black_box;
 use aya_ebpf::{
     EbpfContext as _,
     helpers::generated::{
-        bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_probe_read_kernel, bpf_task_pt_regs,
+        bpf_get_current_task_btf, bpf_get_smp_processor_id, bpf_ktime_get_ns,
+        bpf_probe_read_kernel, bpf_task_pt_regs,
     },
     programs::BtfTracePointContext,
 };
@@ -25,8 +26,8 @@ use crate::{
     maps::{CONTROL, Proof, SCRATCH, STACKS, Scratch, Slot, THREADS, Thread, count},
     proof::{near, proves, span},
     stack::{
-        PtRegs, begin_walk, hand_up, has_user_stack, is_for_host, kernel_stack, mix, send,
-        set_kernel_frames, walk,
+        PtRegs, begin_walk, hand_up, has_user_stack, is_for_host, kernel_stack, mix,
+        read_registers, send, set_kernel_frames, walk,
     },
     sums::{add, send_all, send_sums, write_name},
     targets,
@@ -200,48 +201,88 @@ fn slot_of(ctx: &BtfTracePointContext, thread: &mut Thread, task: *const u8, sta
     }
     // SAFETY: as above.
     let kernel = unsafe { look(ctx, &mut *scratch) };
-    for index in 0..SLOTS {
-        let slot = &mut thread.slots[index];
-        if slot.state == state
-            && slot.kernel == kernel
-            && is_at(slot, &top)
-            // SAFETY: as above.
-            && proves(slot, unsafe { &mut *scratch })
-        {
-            // SAFETY: as above.
-            unsafe { kernel::refine(&mut slot.kernel_proof, &mut *scratch, number, task, place) };
-            return index as u32;
-        }
+    walk_anew(number, state, place, kernel)
+}
+
+/// The slot of the stack that the current task waits in, which its last stacks do not tell: the
+/// kernel stack that is in scratch space `number` may be one of them still, otherwise it is walked.
+/// The kernel's verifier takes a global function by itself, with any arguments, so that they are
+/// numbers; without that it follows all of it once for each way that leads here, and gives up.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn walk_anew(number: u32, state: u32, place: u64, kernel: u64) -> u32 {
+    // SAFETY: helper without preconditions.
+    let task = unsafe { bpf_get_current_task_btf() }.cast_const().cast::<u8>();
+    let thread = THREADS.get(task);
+    let Some(scratch) = SCRATCH.get_ptr_mut(number) else { return UNWANTED };
+    if thread.is_null() {
+        return UNWANTED;
+    }
+    // SAFETY: the current task leaves this CPU, so what it carries is this CPU's.
+    let thread = unsafe { &mut *thread };
+    if let Some(index) = find_by_kernel(thread, scratch, &top(task), state, kernel) {
+        let slot = &mut thread.slots[index as usize & (SLOTS - 1)];
+        // SAFETY: as in `slot_of`.
+        unsafe { kernel::refine(&mut slot.kernel_proof, &mut *scratch, number, task, place) };
+        return index;
     }
     count(Counter::Walks, 1);
     if config::kernel_stacks() {
-        // SAFETY: as above.
+        // SAFETY: as in `slot_of`.
         unsafe { kernel::learn(&mut *scratch, number, task, place) };
     }
-    // SAFETY: as above.
+    // SAFETY: as in `slot_of`.
     unsafe {
         (*scratch).hash = mix(mix(kernel, thread.exec_id), u64::from(thread.pid));
-        (*scratch).proof.start = top.sp;
-        (*scratch).proof.words = 0;
-        (*scratch).proof.depends = 0;
-        (*scratch).origins[0].address = 0;
-        (*scratch).origins[1].address = 0;
-        if top.has_stack && begin_walk_of(thread, &mut *scratch, task) {
+        (*scratch).header.pid = thread.pid;
+        if begin_proof(&mut *scratch, task) && begin_walk(&mut *scratch) {
             walk::<true>(number);
         }
-        remember(thread, &mut *scratch, kernel, &top, state)
+        remember(thread, &mut *scratch, kernel, state)
     }
 }
 
+/// The slot of a stack whose kernel frames are these, and whose user frames are proved.
 #[inline(always)]
-fn begin_walk_of(thread: &Thread, scratch: &mut Scratch, task: *const u8) -> bool {
-    scratch.header.pid = thread.pid;
-    begin_walk(scratch, task)
+fn find_by_kernel(
+    thread: &Thread,
+    scratch: *mut Scratch,
+    top: &Top,
+    state: u32,
+    kernel: u64,
+) -> Option<u32> {
+    for index in 0..SLOTS {
+        let slot = &thread.slots[index];
+        if slot.state == state
+            && slot.kernel == kernel
+            && is_at(slot, top)
+            // SAFETY: as in `slot_of`.
+            && proves(slot, unsafe { &mut *scratch })
+        {
+            return Some(index as u32);
+        }
+    }
+    None
+}
+
+/// Reads the registers of the top user frame, which a proof begins with; whether there is one.
+/// Without, they are zeros.
+#[inline(always)]
+fn begin_proof(scratch: &mut Scratch, task: *const u8) -> bool {
+    let has_stack = read_registers(scratch, task);
+    if !has_stack {
+        (scratch.regs.ip, scratch.regs.sp, scratch.regs.bp, scratch.regs.bx) = (0, 0, 0, 0);
+    }
+    scratch.proof.start = scratch.regs.sp;
+    scratch.proof.words = 0;
+    scratch.proof.depends = 0;
+    scratch.origins[0].address = 0;
+    scratch.origins[1].address = 0;
+    has_stack
 }
 
 /// Where the user stack begins.
 struct Top {
-    has_stack: bool,
     ip: u64,
     sp: u64,
     bp: u64,
@@ -268,14 +309,13 @@ fn look(ctx: &BtfTracePointContext, scratch: &mut Scratch) -> u64 {
 /// Where the user stack of the current task begins.
 #[inline(always)]
 fn top(task: *const u8) -> Top {
-    let mut top = Top { has_stack: false, ip: 0, sp: 0, bp: 0, bx: 0 };
+    let mut top = Top { ip: 0, sp: 0, bp: 0, bx: 0 };
     if config::user_stacks() && has_user_stack(task) {
         // SAFETY: the helper gives a pointer that the verifier knows; fields are loaded by their
         // own sizes (`cs` is a union of several since 6.9).
         unsafe {
             let regs = bpf_task_pt_regs(task.cast_mut().cast()) as *const PtRegs;
             top = Top {
-                has_stack: true,
                 ip: (&raw const (*regs).ip).read(),
                 sp: (&raw const (*regs).sp).read(),
                 bp: (&raw const (*regs).bp).read(),
@@ -299,13 +339,14 @@ fn is_at(slot: &Slot, top: &Top) -> bool {
 
 /// Gives a stack that was just walked a slot, and sends it if it is new.
 #[inline(always)]
-fn remember(thread: &mut Thread, scratch: &mut Scratch, kernel: u64, top: &Top, state: u32) -> u32 {
+fn remember(thread: &mut Thread, scratch: &mut Scratch, kernel: u64, state: u32) -> u32 {
     let is_for_host = is_for_host(scratch.outcome);
     let mut stack = mix(scratch.hash, u64::from(scratch.outcome)) | 2;
     if is_for_host {
         // What is behind the frames so far is not known yet: it is this thread's, here, as long as
         // its stack looks like this.
-        let here = mix(mix(u64::from(thread.tid), top.sp), near(thread, scratch, top.sp));
+        let sp = scratch.regs.sp;
+        let here = mix(mix(u64::from(thread.tid), sp), near(thread, scratch, sp));
         stack = mix(mix(stack, thread.clock.born), here) | 2;
     }
     let is_known = make_known(thread, scratch, stack, is_for_host);
@@ -327,7 +368,8 @@ fn remember(thread: &mut Thread, scratch: &mut Scratch, kernel: u64, top: &Top, 
         && scratch.outcome != Outcome::Compat as u32;
     let slot = &mut thread.slots[index];
     (slot.stack, slot.state, slot.kernel) = (stack, state, kernel);
-    (slot.ip, slot.sp, slot.bp, slot.bx) = (top.ip, top.sp, top.bp, top.bx);
+    (slot.ip, slot.sp) = (scratch.regs.ip, scratch.regs.sp);
+    (slot.bp, slot.bx) = (scratch.regs.bp, scratch.regs.bx);
     slot.proof.words = PROOF_WORDS as u32 + 1;
     if provable && scratch.proof.words <= PROOF_WORDS as u32 {
         // SAFETY: both are map values of this size.

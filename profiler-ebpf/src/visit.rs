@@ -20,7 +20,7 @@ use profiler_ebpf::{
 use crate::{
     config,
     maps::{CONTROL, SAMPLES, SCRATCH, Scratch, THREADS, Thread, count},
-    stack::{begin_walk, hand_up_by, has_user_stack, mix, send, set_kernel_frames},
+    stack::{begin_walk, hand_up_by, mix, read_registers, send, set_kernel_frames},
     sums::{add, send_all, sums_waiting},
     switch::{begin_waiting, fill_header, number, word},
     targets,
@@ -105,7 +105,7 @@ fn stack(thread: &mut Thread, scratch: &mut Scratch, task: *const u8) {
     scratch.header.copy_bytes = 0;
     scratch.header.copy_holes = 0;
     scratch.hash = 0;
-    if config::user_stacks() && has_user_stack(task) && begin_walk(scratch, task) {
+    if read_registers(scratch, task) && begin_walk(scratch) {
         // Where the walk goes on is the host's to find out.
         scratch.outcome = Outcome::RowsPending as u32;
         hand_up_by(scratch, |target, size, address| {

@@ -218,14 +218,23 @@ fn exec_in_the_midst_of_a_wait() {
     assert!(others.abs_diff(3 * own) <= 3 * own / 50, "{others} us, not 3 times {own}:\n{stacks}");
 }
 
-/// More runners than CPUs, at three priorities.
+/// More runners than CPUs, at three priorities. What a virtual machine's host takes of the CPUs
+/// meanwhile is missing from what the kernel counts as theirs, though they did not wait.
 #[test]
 fn starved_of_cpus() {
     require!(root(), tool("gcc"));
     let runners = 2 * std::thread::available_parallelism().unwrap().get() + 1;
-    let found = check(&["starve", &runners.to_string()], &[("spins", RUNNABLE)]);
+    // Not while other tests have the stage.
+    let stage = Stage::take();
+    let before = stolen();
+    let found = check_stacks(&stage, &["starve", &runners.to_string()], &[("spins", RUNNABLE)]);
+    let stolen = stolen() - before;
     let waited = in_state(&found.stacks, "spins", RUNNABLE);
-    Truth::of(&found, "spins").check_busy(waited, &found.stacks);
+    let mut truth = Truth::of(&found, "spins");
+    // Some of it may have hit others.
+    let missing = truth.off_cpu.saturating_sub(waited);
+    truth.off_cpu -= missing.min(stolen);
+    truth.check_busy(waited, &found.stacks);
     let figure = found.stats["runnable_us"].as_u64().unwrap();
     let drawn = found.stacks.filter(|stack| leaf(stack) == RUNNABLE).total();
     assert!(figure.abs_diff(drawn) <= drawn / 100 + 1000, "{figure} and {drawn}");
