@@ -29,8 +29,8 @@ pub enum Attached {
     Bun(Box<bun::Profiling>),
     /// By the inspector of a Node.
     Node(Box<node::Profiling>),
-    /// By our own engine, and why.
-    Native(Box<engine::Running>, String),
+    /// By our own engine, and why; meanwhile the inspector of a Node may open after all.
+    Native(Box<engine::Running>, String, Option<node::Watch>),
 }
 
 /// What the one or the other tells.
@@ -58,10 +58,13 @@ impl Source for Attached {
                 let (recording, Collected { figures, remarks }) = profiling.record(session)?;
                 Ok((recording, Collected { figures: Figures::Node(figures), remarks }))
             }
-            Self::Native(running, why) => {
-                let (recording, report) = running.record(session)?;
+            Self::Native(running, why, watch) => {
+                let recorded = running.record(session);
+                let late = watch.and_then(node::Watch::end);
+                let (recording, report) = recorded?;
                 let figures = Figures::Native(Box::new(report));
-                Ok((recording, Collected { figures, remarks: vec![why] }))
+                let remarks = [Some(why), late].into_iter().flatten().collect();
+                Ok((recording, Collected { figures, remarks }))
             }
         }
     }
@@ -105,7 +108,8 @@ pub fn bun(attach: &Attach, pid: u32) -> anyhow::Result<Attached> {
     } else {
         "BUN_JSC_useJITDump=1 in its environment would name JavaScript functions, too"
     };
-    native(attach, pid, format!("{why}; recorded by sampling from outside instead: {named}"))
+    let why = format!("{why}; recorded by sampling from outside instead: {named}");
+    Ok(Attached::Native(Box::new(native(attach, pid)?), why, None))
 }
 
 /// Begins to record a Node.
@@ -117,13 +121,23 @@ pub fn node(attach: &Attach, pid: u32) -> anyhow::Result<Attached> {
         Ok(profiling) => return Ok(Attached::Node(Box::new(profiling))),
         Err(error) => error,
     };
-    let Some(NoInspector(why)) = error.downcast_ref() else { return Err(error) };
+    let (why, watch) = match error.downcast::<node::Late>() {
+        Ok(late) => (late.to_string(), Some(late.watch())),
+        Err(error) => (error.downcast::<NoInspector>()?.0, None),
+    };
     let named = if has_perf_map(pid) {
         "as it was started with --perf-basic-prof, JavaScript functions have names"
     } else {
         "started with --perf-basic-prof, it would name JavaScript functions"
     };
-    native(attach, pid, format!("{why}; recorded by sampling from outside instead: {named}"))
+    let why = format!("{why}; recorded by sampling from outside instead: {named}");
+    match native(attach, pid) {
+        Ok(running) => Ok(Attached::Native(Box::new(running), why, watch)),
+        Err(error) => match watch.and_then(node::Watch::end) {
+            Some(late) => Err(error.context(late)),
+            None => Err(error),
+        },
+    }
 }
 
 /// Begins to record any JavaScript process.
@@ -189,7 +203,7 @@ fn has_perf_map(pid: u32) -> bool {
 }
 
 /// Begins to record a process by our own engine.
-fn native(attach: &Attach, pid: u32, why: String) -> anyhow::Result<Attached> {
+fn native(attach: &Attach, pid: u32) -> anyhow::Result<engine::Running> {
     let proc = Proc::new();
     let process = proc.target(pid)?;
     let target = format!("pid {pid} ({})", String::from_utf8_lossy(&process.comm));
@@ -208,5 +222,5 @@ fn native(attach: &Attach, pid: u32, why: String) -> anyhow::Result<Attached> {
         title: attach.title.clone().unwrap_or_else(|| format!("cpu of {target}")),
         target,
     };
-    Ok(Attached::Native(Box::new(engine::start(None, &settings)?), why))
+    engine::start(None, &settings)
 }

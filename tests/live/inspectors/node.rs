@@ -261,6 +261,34 @@ fn a_node_whose_port_is_taken_is_sampled_from_outside() {
     assert!(found.stats["bpf_runs"].is_null() && found.stats["unwind_rows"].as_u64() > Some(0));
 }
 
+/// It opens its inspector when nobody waits for that any more, and that is closed again; where it does
+/// not while we are there, one is told how to.
+#[test]
+fn a_node_that_opens_its_inspector_too_late() {
+    require!(root(), tool("node"));
+    let stage = Stage::take();
+    // What waits all the time has no samples.
+    for (deaf, duration, code, said) in [
+        ("8", "4", 0, "opened its inspector too late for the recording; it is closed again"),
+        ("60", "1", 3, "may open its inspector on port 9229 later still: `node inspect -p"),
+    ] {
+        let mut node = Command::new("node");
+        node.arg(programs().join("deaf.js")).arg(deaf).stderr(Stdio::null());
+        let target = stage.start(&mut node);
+        // Node is up and waits for its child.
+        let children = format!("/proc/{0}/task/{0}/children", target.pid());
+        let is_deaf = || !fs::read_to_string(&children).unwrap().is_empty();
+        until("node has no child", Duration::from_secs(10), is_deaf);
+        let mut command = Command::new(tests::binary());
+        let args = ["--pid", &target.pid().to_string(), "-d", duration];
+        let ended = stage.command(command.arg("node"), &args);
+        assert_eq!(ended.code, Some(code), "{}", ended.said);
+        assert!(ended.said.contains("did not open its inspector on SIGUSR1"), "{}", ended.said);
+        assert!(ended.said.contains(said), "{}", ended.said);
+        is_as_before(&target);
+    }
+}
+
 #[test]
 fn a_node_in_a_network_of_its_own() {
     require!(root(), tool("node"), tool("unshare"), tool("ip"));

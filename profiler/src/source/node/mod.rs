@@ -3,9 +3,11 @@
 //! by the target itself after a while should we be killed, and V8 ends a profile with the
 //! connection that asked for it.
 //!
+//! * [`late`] closes an inspector that opens too late.
 //! * [`open`] finds or opens the inspector.
 //! * [`workers`] profiles the worker threads.
 
+mod late;
 mod open;
 mod workers;
 
@@ -19,6 +21,7 @@ use tokio::{
     time::timeout,
 };
 
+pub use self::late::{Late, Watch};
 use self::{
     open::{Place, Target},
     workers::{Worker, Workers},
@@ -108,11 +111,10 @@ impl Settings {
     /// Attaches, and starts the profiler.
     ///
     /// # Errors
-    /// [`NoInspector`], or what else kept it.
+    /// [`NoInspector`](super::inspector::NoInspector), [`Late`], or what else kept it.
     pub fn start(self) -> anyhow::Result<Profiling> {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-        let target = Target::new(self.pid)?;
-        let place = target.inspector()?;
+        let (target, place) = Target::new(self.pid)?.inspector()?;
         let open = runtime.block_on(attach(target, place, &self))?;
         Ok(Profiling { runtime, open, settings: self, start: SystemTime::now() })
     }
@@ -128,6 +130,9 @@ async fn attach(target: Target, place: Place, settings: &Settings) -> anyhow::Re
     match open.begin(settings).await {
         Ok(()) => Ok(open),
         Err(error) => {
+            if error.downcast_ref().is_some_and(InspectorError::is_closed) {
+                bail!(lost(&open.target));
+            }
             let silent = matches!(error.downcast_ref(), Some(InspectorError::Silent { .. }));
             open.close().await;
             let error =
@@ -141,7 +146,8 @@ async fn attach(target: Target, place: Place, settings: &Settings) -> anyhow::Re
 }
 
 impl Open {
-    async fn begin(&mut self, settings: &Settings) -> anyhow::Result<()> {
+    /// Whether it is the inspector of the process that is meant.
+    async fn check(&mut self) -> anyhow::Result<()> {
         let asked = json!({ "expression": "process.pid", "returnByValue": true });
         let answer = self.inspector.ask("Runtime.evaluate", asked, MAX_ANSWER).await?;
         let own = self.target.0.own_pid()?;
@@ -149,6 +155,11 @@ impl Open {
         if says != Some(own.into()) {
             bail!("another process answers there");
         }
+        Ok(())
+    }
+
+    async fn begin(&mut self, settings: &Settings) -> anyhow::Result<()> {
+        self.check().await?;
         if self.place.opened {
             let after = settings.duration + MARGIN + settings.duration / 10;
             let expression = format!("setTimeout(() => {CLOSE}, {}).unref()", after.as_millis());

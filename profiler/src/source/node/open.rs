@@ -15,6 +15,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use rustix::process::{Signal, pidfd_send_signal};
 
+use super::late::Late;
 use crate::{
     format::inspector::{is_whole, target_path},
     source::{
@@ -27,7 +28,7 @@ use crate::{
 /// Where Node's inspector listens unless it is told otherwise.
 const USUAL_PORT: u16 = 9229;
 /// How long an inspector may take to open.
-const MAX_OPEN: Duration = Duration::from_secs(5);
+pub const MAX_OPEN: Duration = Duration::from_secs(5);
 /// How often it is looked for meanwhile.
 const STEP: Duration = Duration::from_millis(10);
 /// How long a listener may take to answer.
@@ -60,37 +61,34 @@ impl Target {
     /// Finds the inspector, or opens it.
     ///
     /// # Errors
-    /// [`NoInspector`] when there is none and none can be opened, or what else went wrong.
-    pub fn inspector(&self) -> anyhow::Result<Place> {
-        let pid = self.0.process.pid;
+    /// [`NoInspector`] when there is none and none can be opened, [`Late`] when it was asked for and
+    /// does not open, or what else went wrong.
+    pub fn inspector(self) -> anyhow::Result<(Self, Place)> {
         let hints = self.hints();
         let before = self.0.listeners()?;
         let likely = |listener: &&SocketAddr| {
             listener.port() == USUAL_PORT || hints.contains(&listener.port())
         };
-        let open = |url| Ok(Place { url, opened: false });
         // A random port that it was told to take may be any of its own.
         let any = hints.contains(&0);
         let first = before.iter().filter(|listener| any || likely(listener));
         if let Some(url) = first.copied().find_map(|listener| self.probe(listener)) {
-            return open(url);
+            return Ok((self, Place { url, opened: false }));
         }
-        let may = self.may_open(hints.last().copied().unwrap_or(USUAL_PORT));
+        let port = hints.last().copied().unwrap_or(USUAL_PORT);
+        let may = self.may_open(port);
         if may.is_ok() {
             self.signal()?;
             if let Some(url) = self.wait_for_other_than(&before)? {
-                return Ok(Place { url, opened: true });
+                return Ok((self, Place { url, opened: true }));
             }
         }
         // A program may have opened its own where nobody looks for it; Node opens no second one.
-        if let Some(url) = before.into_iter().find_map(|listener| self.probe(listener)) {
-            return open(url);
+        if let Some(url) = before.iter().find_map(|listener| self.probe(*listener)) {
+            return Ok((self, Place { url, opened: false }));
         }
         may?;
-        bail!(NoInspector(format!(
-            "process {pid} did not open its inspector on SIGUSR1 within {MAX_OPEN:?}: the program \
-             handles that signal itself, or forbids inspectors"
-        )))
+        bail!(Late { target: self, before, port })
     }
 
     /// Whether SIGUSR1 would open an inspector, and nothing else.
@@ -123,14 +121,22 @@ impl Target {
     fn wait_for_other_than(&self, before: &[SocketAddr]) -> anyhow::Result<Option<SocketUrl>> {
         let began = Instant::now();
         while began.elapsed() < MAX_OPEN {
-            let now = self.0.listeners()?;
-            let new = now.into_iter().filter(|listener| !before.contains(listener));
-            if let Some(url) = new.into_iter().find_map(|listener| self.probe(listener)) {
-                return Ok(Some(url));
+            let opened = self.opened_beside(before)?;
+            if opened.is_some() {
+                return Ok(opened);
             }
             thread::sleep(STEP);
         }
         Ok(None)
+    }
+
+    /// The inspector where nothing of it listened before, if it is open.
+    ///
+    /// # Errors
+    /// When the process has ended, or may not be looked into.
+    pub fn opened_beside(&self, before: &[SocketAddr]) -> anyhow::Result<Option<SocketUrl>> {
+        let new = self.0.listeners()?.into_iter().filter(|listener| !before.contains(listener));
+        Ok(new.into_iter().find_map(|listener| self.probe(listener)))
     }
 
     /// The ports that its inspector was told to take.
