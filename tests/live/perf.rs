@@ -183,11 +183,18 @@ fn what_perf_script_prints_is_drawn() {
     // With the fields that perf itself chooses, and with a heading and offsets.
     for fields in [&[][..], &["--header", "-F", "comm,tid,time,event,ip,sym,symoff,dso"]] {
         let output = Command::new("perf").arg("script").args(fields).arg("-i").arg(&data).output();
-        let text = output.unwrap().stdout;
-        let heads = text.split(|byte| *byte == b'\n').filter(|line| {
-            line.starts_with(b"shares ") && line.windows(10).any(|part| part == b"cpu-clock:")
-        });
-        let heads = heads.count();
+        let text = String::from_utf8(output.unwrap().stdout).unwrap();
+        // Name and id of each sample's thread. What becomes the program is called `timeout` until
+        // it is.
+        let heads = text.lines().filter(|line| line.contains("cpu-clock:"));
+        let heads: Vec<_> = heads
+            .map(|line| {
+                let mut words = line.split_whitespace();
+                (words.next().unwrap(), words.next().unwrap())
+            })
+            .collect();
+        let own = heads.iter().find(|(name, _)| *name == "shares").unwrap().1;
+        let heads = heads.iter().filter(|(_, id)| *id == own).count();
         let input = folder.path().join("script.txt");
         fs::write(&input, &text).unwrap();
         let mut command = Command::new(tests::binary());
