@@ -8,6 +8,7 @@ mod local;
 mod perf_maps;
 mod stats;
 mod steer;
+mod waited;
 
 use std::{
     fmt::{self, Write as _},

@@ -20,6 +20,9 @@ const SLEEPING: &str = "[sleeping]";
 const DISK: &str = "[uninterruptible]";
 const STOPPED: &str = "[stopped]";
 
+/// How long `naps` sleeps each time.
+const NAP_MS: f64 = 20.0;
+
 /// `USER_HZ`, microseconds.
 const TICK: u64 = 10_000;
 
@@ -51,6 +54,8 @@ struct Found {
     stats: serde_json::Value,
     /// What the recorded command told.
     printed: String,
+    /// What the recording told.
+    said: String,
 }
 
 /// Microseconds that the host of a virtual machine has taken from all CPUs so far, in whole ticks
@@ -74,7 +79,7 @@ fn record(stage: &Stage, name: &str, args: &[&str]) -> Found {
     let lost = stats["lost"].as_object_mut().unwrap();
     let stacks = lost.remove("stacks of waits").and_then(|n| n.as_u64()).unwrap_or_default();
     assert!(lost.is_empty() && stacks <= few, "{said}");
-    Found { stacks: Stacks::parse(&folded.unwrap()), stats, printed }
+    Found { stacks: Stacks::parse(&folded.unwrap()), stats, printed, said }
 }
 
 /// What the program measured of one function, microseconds.
@@ -162,6 +167,18 @@ fn sleeps() {
     let found = check(&["sleep"], &[("naps", SLEEPING), ("dozes", SLEEPING)]);
     let kernel = found.stacks.filter(|stack| stack.has("naps") && stack.has("hrtimer_nanosleep"));
     assert!(kernel.total() >= 400_000, "{}", found.stacks);
+    // The table: of this process, the sums of its stacks and the longest wait.
+    let row = found.said.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let rows: Vec<_> = row.filter(|words| words.first() == Some(&"waits")).collect();
+    let [row] = &rows[..] else { panic!("{}", found.said) };
+    let [_, blocked, "ms", _, _, longest, "ms", "do_nanosleep"] = row[..] else {
+        panic!("{row:?} in {}", found.said)
+    };
+    let own = found.stacks.of("waits").filter(|stack| leaf(stack) != RUNNABLE).total();
+    let blocked = (blocked.parse::<f64>().unwrap() * 1e3) as u64;
+    assert!(blocked.abs_diff(own) <= own / 100, "{blocked} us, not {own}: {}", found.said);
+    let longest = longest.parse::<f64>().unwrap();
+    assert!((NAP_MS..1.5 * NAP_MS).contains(&longest), "{}", found.said);
 }
 
 #[test]

@@ -13,8 +13,7 @@ pub fn without_switch(stacks: &Stacks<Frame>) -> Stacks<Frame> {
     let mut shown = Stacks::new(stacks.width());
     for (id, values) in stacks.iter() {
         let frames = stacks.root_first(id);
-        let is_switch = |frame: &&Frame| frame.kind == FrameKind::Kernel && is_switch(&frame.name);
-        let end = frames.iter().position(is_switch).unwrap_or(frames.len());
+        let end = end(&frames);
         let mut stack = StackId::ROOT;
         for (depth, frame) in frames.into_iter().enumerate() {
             if depth < end || frame.kind != FrameKind::Kernel {
@@ -26,6 +25,19 @@ pub fn without_switch(stacks: &Stacks<Frame>) -> Stacks<Frame> {
         }
     }
     shown
+}
+
+/// The last frame of a stack before the switch.
+#[must_use]
+pub fn leaf(stacks: &Stacks<Frame>, stack: StackId) -> Option<&Frame> {
+    let frames = stacks.root_first(stack);
+    frames[..end(&frames)].last().copied()
+}
+
+/// Where the switch begins.
+fn end(frames: &[&Frame]) -> usize {
+    let is_switch = |frame: &&Frame| frame.kind == FrameKind::Kernel && is_switch(&frame.name);
+    frames.iter().position(is_switch).unwrap_or(frames.len())
 }
 
 /// Whether a function only switches, at once or with a time limit: `schedule`, `schedule_timeout`,

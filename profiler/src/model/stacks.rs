@@ -168,7 +168,16 @@ impl<F: Clone + Eq + Hash> Stacks<F> {
 
     /// The same stacks with each frame replaced by any number of others (root side first). A
     /// stack's values move with it, and stacks that become equal are added up.
-    pub fn map<G: Clone + Eq + Hash>(&self, mut expand: impl FnMut(&F) -> Vec<G>) -> Stacks<G> {
+    pub fn map<G: Clone + Eq + Hash>(&self, expand: impl FnMut(&F) -> Vec<G>) -> Stacks<G> {
+        self.map_marked(&mut [], expand)
+    }
+
+    /// As [`Self::map`]; each of `marks` becomes what it is among the new stacks.
+    pub fn map_marked<G: Clone + Eq + Hash>(
+        &self,
+        marks: &mut [StackId],
+        mut expand: impl FnMut(&F) -> Vec<G>,
+    ) -> Stacks<G> {
         let expanded: Vec<Vec<G>> = self.frames.iter().map(&mut expand).collect();
         let mut mapped = Stacks::new(self.width);
         let mut ids = Vec::with_capacity(self.nodes.len());
@@ -182,6 +191,9 @@ impl<F: Clone + Eq + Hash> Stacks<F> {
                 mapped.add(id, metric, *value);
             }
             ids.push(id);
+        }
+        for mark in marks {
+            *mark = ids[mark.0 as usize];
         }
         mapped
     }

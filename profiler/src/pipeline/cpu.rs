@@ -11,6 +11,7 @@ use super::{
     Exit, check, engine, finish, perf_maps, say,
     stats::Stats,
     steer::{End, Steered, steer},
+    waited,
 };
 use crate::{
     export::output,
@@ -21,7 +22,7 @@ use crate::{
         native::{Filter, Report, Scope, Settings, limits::Limits},
         session::Session,
     },
-    symbolize::{self, symbolize},
+    symbolize::{self, symbolize_marked},
     target::{
         cgroup::Cgroup,
         command::{self, User},
@@ -45,13 +46,16 @@ pub fn cpu(plan: &CpuPlan) -> anyhow::Result<Exit> {
     let cutoff = recording.metadata.duration;
     let options = options(plan);
     let asked = plan.perf_maps.then(|| perf_maps::ask(&recording));
-    let mut profile: Profile = symbolize(recording, &options);
+    let mut places = waited::places(&report.waited);
+    let mut profile: Profile = symbolize_marked(recording, &mut places, &options);
     drop(asked);
+    let table = waited::table(&report.waited, &places, &profile.stacks);
     if plan.waits.is_some() {
         profile.stacks = waits::without_switch(&profile.stacks);
     }
     let mut stats = Stats::of(&profile, report);
     let exit = finish(profile, &plan.outputs, plan.view, &why_empty(plan, cutoff))?;
+    say(format_args!("{table}"));
     stats.finish(stopped.elapsed());
     if let Some(path) = &plan.stats {
         output::write_bytes(path, &stats.to_json()?)?;

@@ -43,6 +43,7 @@ use crate::{
         address::CodeAddress,
         frame::{Frame, FrameKind, ModuleId, RawFrame, file_name, unknown},
         profile::{Module, ModuleKind, Profile, Recording},
+        stacks::StackId,
     },
     target::{image, vdso},
 };
@@ -89,10 +90,16 @@ const THREADS: usize = 2;
 /// Names every frame of a recording.
 #[must_use]
 pub fn symbolize(recording: Recording, options: &Options) -> Profile {
+    symbolize_marked(recording, &mut [], options)
+}
+
+/// As [`symbolize`]; `marks` are stacks of the recording, and become those of the profile.
+#[must_use]
+pub fn symbolize_marked(recording: Recording, marks: &mut [StackId], options: &Options) -> Profile {
     let wanted = Wanted::of(&recording);
     let names = Names::look_up(&wanted, &recording.modules, options);
     Profile {
-        stacks: recording.stacks.map(|frame| names.frames(frame)),
+        stacks: recording.stacks.map_marked(marks, |frame| names.frames(frame)),
         metadata: recording.metadata,
         metrics: recording.metrics,
         losses: recording.losses,

@@ -249,7 +249,7 @@ impl<E: Engine> Running<E> {
         let mut recorded = recorder.finish();
         heap::trim();
         let figures = recorded.figures;
-        let report = Report {
+        let mut report = Report {
             frames: figures.frames,
             frames_by_pointer: figures.by_frame_pointer,
             finished_in_user_space: figures.finished_here,
@@ -262,13 +262,18 @@ impl<E: Engine> Running<E> {
             ..report
         };
         let mut metric = Metric::samples();
-        let mut drawn =
-            Drawn { stacks: recorded.stacks, counted: samples, complete: figures.complete };
+        let mut drawn = Drawn {
+            stacks: recorded.stacks,
+            counted: samples,
+            complete: figures.complete,
+            waited: Vec::new(),
+        };
         if let (Some(sums), Some(timed), Some(waits)) = (sums, recorded.timed, self.settings.waits)
         {
             metric = if waits.on_cpu { Metric::wall_clock() } else { Metric::waited() };
             let canvas = Canvas::new(&drawn.stacks, &timed, waits, self.settings.labels);
             drawn = canvas.draw(&sums, &mut recorded.losses);
+            report.waited = drawn.waited;
         }
         let recording = Recording {
             metadata,

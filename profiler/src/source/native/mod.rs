@@ -186,4 +186,7 @@ pub struct Report {
     /// What the threads did, where waits were timed.
     #[serde(flatten)]
     pub times: Option<times::Figures>,
+    /// What each process waited, the most first.
+    #[serde(skip)]
+    pub waited: Vec<times::Waited>,
 }

@@ -6,7 +6,7 @@ use std::{fmt::Write as _, sync::Arc, time::Duration};
 use profiler_ebpf::{threads::wait, wire::sum_kind};
 use rustc_hash::FxHashMap;
 
-use super::{Place, Sums, Thread, Total, Waits, Who, state_name};
+use super::{Place, Sums, Thread, Total, Waited, Waits, Who, state_name};
 use crate::{
     model::{
         frame::{Frame, FrameKind, RawFrame},
@@ -34,6 +34,8 @@ pub struct Drawn {
     pub counted: u64,
     /// Those of them whose stacks reach their roots.
     pub complete: u64,
+    /// What each process waited, the most first.
+    pub waited: Vec<Waited>,
 }
 
 /// Where sums are drawn.
@@ -46,6 +48,8 @@ pub struct Canvas<'a> {
     drawn: Drawn,
     /// By stack, so that nothing is rounded before it is summed.
     nanoseconds: FxHashMap<StackId, u64>,
+    /// By process. Times are nanoseconds here.
+    waited: FxHashMap<StackId, Waited>,
 }
 
 impl<'a> Canvas<'a> {
@@ -57,9 +61,10 @@ impl<'a> Canvas<'a> {
         waits: Waits,
         labels: Labels,
     ) -> Self {
-        let drawn = Drawn { stacks: Stacks::new(1), counted: 0, complete: 0 };
+        let drawn = Drawn { stacks: Stacks::new(1), counted: 0, complete: 0, waited: Vec::new() };
         let (losses, nanoseconds) = (Losses::default(), FxHashMap::default());
-        Self { frames, timed, waits, labels, losses, drawn, nanoseconds }
+        let waited = FxHashMap::default();
+        Self { frames, timed, waits, labels, losses, drawn, nanoseconds, waited }
     }
 
     /// Draws sums. Each truncated stack is counted in `losses` once for each of its waits and
@@ -68,13 +73,13 @@ impl<'a> Canvas<'a> {
     pub fn draw(mut self, sums: &Sums, losses: &mut Losses) -> Drawn {
         let on_cpu = on_cpu_by_id(sums);
         for (who, thread) in &sums.threads {
-            let root = self.root(who);
+            let (process, root) = self.root(who);
             let idle = self.waits.fold_idle.then(|| idle_place(thread, sums.window)).flatten();
             for (place, total) in &thread.waits {
                 if Some(*place) == idle {
-                    self.idle(who, *place, *total);
+                    self.idle(process, *place, *total);
                 } else {
-                    self.wait(root, *place, *total);
+                    self.wait(process, root, *place, *total);
                 }
             }
             if self.waits.on_cpu {
@@ -92,17 +97,31 @@ impl<'a> Canvas<'a> {
             losses.lose(*cause, *n);
         }
         for (stack, nanoseconds) in &self.nanoseconds {
-            self.drawn.stacks.add(*stack, 0, (nanoseconds + 500) / 1000);
+            self.drawn.stacks.add(*stack, 0, microseconds(*nanoseconds));
         }
+        let mut waited: Vec<_> = self.waited.into_values().collect();
+        for of in &mut waited {
+            for time in [&mut of.blocked, &mut of.runnable, &mut of.longest] {
+                *time = microseconds(*time);
+            }
+        }
+        waited.sort_by(|a, b| {
+            let all = |of: &Waited| of.blocked.saturating_add(of.runnable);
+            all(b).cmp(&all(a)).then_with(|| a.process.cmp(&b.process))
+        });
+        self.drawn.waited = waited;
         self.drawn
     }
 
-    /// Process and thread.
-    fn root(&mut self, who: &Who) -> StackId {
-        let root = self.process(who);
+    /// The process, and what its thread's stacks begin with.
+    fn root(&mut self, who: &Who) -> (StackId, StackId) {
+        let process = self.process(who);
         match self.labels.threads {
-            true => self.drawn.stacks.push(root, &RawFrame::Thread(Arc::clone(&who.comm))),
-            false => root,
+            true => {
+                let thread = RawFrame::Thread(Arc::clone(&who.comm));
+                (process, self.drawn.stacks.push(process, &thread))
+            }
+            false => (process, process),
         }
     }
 
@@ -111,14 +130,22 @@ impl<'a> Canvas<'a> {
         if self.labels.pids {
             let _ = write!(name, " (pid {})", who.pid);
         }
-        self.drawn.stacks.intern([&RawFrame::Process(name.into())])
+        let name: Arc<str> = name.into();
+        let process = self.drawn.stacks.intern([&RawFrame::Process(Arc::clone(&name))]);
+        self.waited.entry(process).or_insert_with(|| Waited {
+            process: name,
+            blocked: 0,
+            runnable: 0,
+            longest: 0,
+            place: process,
+        });
+        process
     }
 
     /// A thread that did next to nothing but wait there.
-    fn idle(&mut self, who: &Who, place: Place, total: Total) {
+    fn idle(&mut self, process: StackId, place: Place, total: Total) {
         let (blocked, runnable) = self.chosen(place, total);
-        let root = self.process(who);
-        let idle = self.mark(root, "[idle threads]");
+        let idle = self.mark(process, "[idle threads]");
         self.count(None, total.waits);
         self.add(idle, blocked.saturating_add(runnable));
     }
@@ -135,7 +162,7 @@ impl<'a> Canvas<'a> {
         (of(blocked, total.blocked), of(states.has_runnable(), total.runnable))
     }
 
-    fn wait(&mut self, root: StackId, place: Place, total: Total) {
+    fn wait(&mut self, process: StackId, root: StackId, place: Place, total: Total) {
         let (blocked, runnable) = self.chosen(place, total);
         let waits = total.waits;
         if blocked == 0 && runnable == 0 {
@@ -146,6 +173,13 @@ impl<'a> Canvas<'a> {
             sum_kind::LONG => self.mark(root, &self.bounded("above", self.waits.max)),
             _ => self.place(root, place.stack, waits),
         };
+        if let Some(waited) = self.waited.get_mut(&process) {
+            waited.blocked = waited.blocked.saturating_add(blocked);
+            waited.runnable = waited.runnable.saturating_add(runnable);
+            if total.longest > waited.longest {
+                (waited.longest, waited.place) = (total.longest, at);
+            }
+        }
         if place.kind != sum_kind::STACK {
             self.count(None, waits);
             self.add(at, blocked.saturating_add(runnable));
@@ -240,6 +274,11 @@ fn idle_place(thread: &Thread, window: u64) -> Option<Place> {
     Some(*place)
 }
 
+/// Rounded.
+fn microseconds(nanoseconds: u64) -> u64 {
+    nanoseconds.saturating_add(500) / 1000
+}
+
 /// Time on CPU by thread id.
 fn on_cpu_by_id(sums: &Sums) -> FxHashMap<ThreadId, u64> {
     let mut by_id: FxHashMap<ThreadId, u64> = FxHashMap::default();
@@ -301,6 +340,23 @@ mod tests {
 
     /// Draws; each stack as its frames' names from the root on, with its value.
     fn drawn(records: &[WaitSum], waits: Waits, labels: Labels) -> Vec<(String, u64)> {
+        let drawn = draw(records, waits, labels);
+        let mut stacks: Vec<_> =
+            drawn.stacks.iter().map(|(id, values)| (names(&drawn.stacks, id), values[0])).collect();
+        stacks.sort();
+        stacks
+    }
+
+    fn names(stacks: &Stacks<RawFrame>, id: StackId) -> String {
+        let names = stacks.root_first(id).into_iter().map(|frame| match frame {
+            RawFrame::Process(name) | RawFrame::Thread(name) => name.to_string(),
+            RawFrame::Named(frame) => frame.name.to_string(),
+            other => format!("{other:?}"),
+        });
+        names.collect::<Vec<_>>().join(";")
+    }
+
+    fn draw(records: &[WaitSum], waits: Waits, labels: Labels) -> Drawn {
         let mut frames = Stacks::new(1);
         let mut timed = Timed::default();
         for (name, function) in [(10, function("read")), (11, function("lock"))] {
@@ -313,21 +369,7 @@ mod tests {
         timed.samples.insert(ThreadId { pid: 1, tid: 7 }, counts);
         let mut sums = Sums { window: 100 * MS, ..Sums::default() };
         records.iter().for_each(|record| sums.add(record));
-        let drawn = Canvas::new(&frames, &timed, waits, labels).draw(&sums, &mut Losses::default());
-        let mut stacks: Vec<_> = drawn
-            .stacks
-            .iter()
-            .map(|(id, values)| {
-                let names = drawn.stacks.root_first(id).into_iter().map(|frame| match frame {
-                    RawFrame::Process(name) | RawFrame::Thread(name) => name.to_string(),
-                    RawFrame::Named(frame) => frame.name.to_string(),
-                    other => format!("{other:?}"),
-                });
-                (names.collect::<Vec<_>>().join(";"), values[0])
-            })
-            .collect();
-        stacks.sort();
-        stacks
+        Canvas::new(&frames, &timed, waits, labels).draw(&sums, &mut Losses::default())
     }
 
     fn owned(stacks: &[(&str, u64)]) -> Vec<(String, u64)> {
@@ -386,5 +428,27 @@ mod tests {
         let waits = Waits { fold_idle: true, ..Waits::default() };
         let expected = [("app;[idle threads]", 195_000), ("app;read;[sleeping]", 94_000)];
         assert_eq!(drawn(&records, waits, Labels::default()), owned(&expected));
+    }
+
+    #[test]
+    fn each_process_has_its_sums_and_its_longest_wait() {
+        let other = *b"other\0\0\0\0\0\0\0\0\0\0\0";
+        let records = [
+            sum(7, 10, wait::SLEEPING, [20 * MS, 3 * MS]),
+            sum(8, 11, wait::SLEEPING, [30 * MS, 0]),
+            sum(9, 10, wait::SLEEPING, [99 * MS, 0]),
+            WaitSum { process: other, pid: 2, ..sum(10, 10, wait::SLEEPING, [60 * MS, 0]) },
+        ];
+        let waits = Waits { fold_idle: true, ..Waits::default() };
+        let drawn = draw(&records, waits, Labels::default());
+        let rows = drawn.waited.iter().map(|of| {
+            let place = names(&drawn.stacks, of.place);
+            (&*of.process, of.blocked, of.runnable, of.longest, place)
+        });
+        let expected = [
+            ("other", 60_000, 0, 60_000, "other;read".to_owned()),
+            ("app", 50_000, 3_000, 30_000, "app;lock".to_owned()),
+        ];
+        assert_eq!(rows.collect::<Vec<_>>(), expected);
     }
 }

@@ -14,6 +14,8 @@ use profiler_ebpf::{
 use rustc_hash::FxHashMap;
 use serde::Serialize;
 
+use crate::model::stacks::StackId;
+
 /// Which waits are recorded, and what beside them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Waits {
@@ -203,6 +205,22 @@ pub struct Figures {
     pub walks: u64,
     /// Stacks that were sent more than once, as the table of those that were sent was full.
     pub stacks_sent_again: u64,
+}
+
+/// What the threads of one process waited, of what is shown, without those that did nothing else
+/// where these are folded. Times are microseconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waited {
+    /// The process, as the picture names it.
+    pub process: Arc<str>,
+    /// Waiting for something.
+    pub blocked: u64,
+    /// Waiting for a CPU.
+    pub runnable: u64,
+    /// The longest wait.
+    pub longest: u64,
+    /// Where that was: a stack of the recording.
+    pub place: StackId,
 }
 
 /// How a state is called in the picture.
