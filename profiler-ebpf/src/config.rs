@@ -97,6 +97,12 @@ static WAIT_SCRATCH: u32 = 0;
 /// See [`WAIT_SCRATCH`].
 #[unsafe(no_mangle)]
 static VISIT_SCRATCH: u32 = 0;
+/// Who ends a wait is asked for.
+#[unsafe(no_mangle)]
+static WAKERS: u8 = 0;
+/// The scratch space for wakings on the first CPU.
+#[unsafe(no_mangle)]
+static WAKE_SCRATCH: u32 = 0;
 /// Bytes that may wait in the ring buffers for a pass over all tasks to go on.
 #[unsafe(no_mangle)]
 static VISIT_BYTES: u32 = 1 << 18;
@@ -143,4 +149,6 @@ getter!(min_wait, MIN_WAIT, u64, |value| value);
 getter!(max_wait, MAX_WAIT, u64, |value| value);
 getter!(visit_bytes, VISIT_BYTES, u64, u64::from);
 getter!(wait_scratch, WAIT_SCRATCH, u32, |value| value);
+getter!(wakers, WAKERS, bool, |value| value != 0);
+getter!(wake_scratch, WAKE_SCRATCH, u32, |value| value);
 getter!(visit_scratch, VISIT_SCRATCH, u32, |value| value);

@@ -8,11 +8,13 @@ mod maps;
 mod proof;
 mod sample;
 mod stack;
+mod stacks;
 mod sums;
 mod switch;
 mod tables;
 mod targets;
 mod visit;
+mod wake;
 
 use aya_ebpf::{
     macros::{btf_tracepoint, perf_event},
@@ -37,6 +39,13 @@ fn follow_fork(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "sched_switch")]
 fn switch_task(ctx: BtfTracePointContext) -> i32 {
     switch::take(&ctx);
+    0
+}
+
+/// Runs at every waking of a task.
+#[btf_tracepoint(function = "sched_waking")]
+fn wake_task(ctx: BtfTracePointContext) -> i32 {
+    wake::take(&ctx);
     0
 }
 

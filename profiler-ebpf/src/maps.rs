@@ -129,6 +129,8 @@ pub struct Slot {
     pub bx: u64,
     /// Stands for the kernel frames.
     pub kernel: u64,
+    /// The stack of who ended the waits that are summed.
+    pub waker: u64,
     /// The sums.
     pub sums: Sums,
     /// Why the thread waits.
@@ -152,6 +154,8 @@ pub struct Thread {
     pub comm: [u64; 2],
     /// The name of its process.
     pub process: [u64; 2],
+    /// The stack of who ended its last wait; 0: nobody yet.
+    pub waker: u64,
     /// Its process.
     pub pid: u32,
     /// Its id.

@@ -8,7 +8,7 @@ use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use profiler_ebpf::wire::{PAYLOAD_WORDS, PROOF_SPAN, PROOF_WORDS};
 
 use crate::{
-    maps::{Proof, Scratch, Slot, Thread},
+    maps::{Proof, Scratch, Slot},
     stack::mix,
 };
 
@@ -49,17 +49,17 @@ pub fn proves(slot: &Slot, scratch: &mut Scratch) -> bool {
     true
 }
 
-/// A number that stands for the words above the stack pointer; where they are not all there, for
-/// this very wait.
+/// A number that stands for the words above the stack pointer; `otherwise`, where they are not all
+/// there.
 #[inline(always)]
-pub fn near(thread: &Thread, scratch: &mut Scratch, sp: u64) -> u64 {
+pub fn near(scratch: &mut Scratch, sp: u64, otherwise: u64) -> u64 {
     // SAFETY: as in `proves`.
     let failed = unsafe {
         let window = (&raw mut scratch.words[WINDOW]).cast();
         bpf_probe_read_user(window, NEAR_WORDS as u32 * 8, sp as *const _)
     };
     if failed != 0 {
-        return thread.clock.since;
+        return otherwise;
     }
     let mut hash = 0;
     for at in 0..NEAR_WORDS {

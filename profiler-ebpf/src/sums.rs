@@ -31,6 +31,10 @@ pub fn add(thread: &mut Thread, wait: Wait) {
     if whole == 0 || slot >= SLOTS {
         return;
     }
+    if config::wakers() && thread.slots[slot & (SLOTS - 1)].waker != thread.waker {
+        send_sums(thread, slot as u32);
+        thread.slots[slot & (SLOTS - 1)].waker = thread.waker;
+    }
     let sums = if whole < config::min_wait() {
         &mut thread.short
     } else if whole > config::max_wait() {
@@ -64,7 +68,7 @@ pub fn send_all(thread: &mut Thread) {
 #[inline(never)]
 pub fn send_sums(thread: &mut Thread, which: u32) {
     let index = which as usize & (SLOTS - 1);
-    let (mut stack, mut state, mut on_cpu) = (0, 0, 0);
+    let (mut stack, mut waker, mut state, mut on_cpu) = (0, 0, 0, 0);
     let mut kind = sum_kind::STACK;
     let mut sums = NONE;
     if which == WHOLE {
@@ -79,6 +83,7 @@ pub fn send_sums(thread: &mut Thread, which: u32) {
             &mut thread.long
         } else {
             (stack, state) = (thread.slots[index].stack, thread.slots[index].state);
+            waker = thread.slots[index].waker;
             &mut thread.slots[index].sums
         };
         if source.waits == 0 {
@@ -98,6 +103,7 @@ pub fn send_sums(thread: &mut Thread, which: u32) {
     // multiple of 8.
     unsafe {
         (*record).stack = stack;
+        (*record).waker = waker;
         (*record).born = thread.clock.born;
         (*record).blocked = sums.blocked;
         (*record).runnable = sums.runnable;

@@ -16,25 +16,24 @@ use aya_ebpf::{
     programs::BtfTracePointContext,
 };
 use profiler_ebpf::{
-    threads::{Clock, phase, wait},
+    threads::{Clock, phase, stack, wait},
     walk::depends,
     wire::{Control, Counter, MAX_KERNEL_FRAMES, Outcome, PROOF_WORDS, SLOTS},
 };
 
 use crate::{
     config, kernel,
-    maps::{CONTROL, Proof, SCRATCH, STACKS, Scratch, Slot, THREADS, Thread, count},
+    maps::{CONTROL, Proof, SCRATCH, Scratch, Slot, THREADS, Thread, count},
     proof::{near, proves, span},
     stack::{
-        PtRegs, begin_walk, hand_up, has_user_stack, is_for_host, kernel_stack, mix,
-        read_registers, send, set_kernel_frames, walk,
+        PtRegs, begin_walk, has_user_stack, is_for_host, kernel_stack, mix, read_registers,
+        set_kernel_frames, walk,
     },
-    sums::{add, send_all, send_sums, write_name},
+    stacks::make_known,
+    sums::{add, send_all, send_sums},
     targets,
 };
 
-/// What a wait is called whose stack nobody saw.
-pub const NO_STACK: u64 = 1;
 /// A wait that is not wanted has no slot.
 const UNWANTED: u32 = SLOTS as u32;
 
@@ -89,7 +88,7 @@ pub fn begin_waiting(control: &Control, thread: &mut Thread, task: *const u8, st
     thread.clock = Clock::waiting(born, state, word(task, config::task_run_delay_offset()));
     identify(thread, task);
     let slot = &mut thread.slots[0];
-    (slot.stack, slot.state) = (NO_STACK, state);
+    (slot.stack, slot.state) = (stack::NONE, state);
     slot.proof.words = PROOF_WORDS as u32 + 1;
     (thread.slot, thread.next) = (0, 1);
 }
@@ -130,6 +129,7 @@ fn leave(
         None => thread.clock.end(now, delay),
     };
     add(thread, wait);
+    thread.waker = 0;
     if !is_same(thread, task) {
         // Another program, or another name: what was counted belongs to the one before.
         send_all(thread);
@@ -291,7 +291,7 @@ struct Top {
 
 /// Puts the kernel frames into the payload, and gives a number that stands for them.
 #[inline(always)]
-fn look(ctx: &BtfTracePointContext, scratch: &mut Scratch) -> u64 {
+pub fn look(ctx: &BtfTracePointContext, scratch: &mut Scratch) -> u64 {
     let frames = if config::kernel_stacks() { kernel_stack(ctx.as_ptr(), scratch) } else { 0 };
     set_kernel_frames(scratch, frames);
     let frames = black_box(frames);
@@ -329,7 +329,7 @@ fn top(task: *const u8) -> Top {
 /// Whether a slot's stack begins there.
 #[inline(always)]
 fn is_at(slot: &Slot, top: &Top) -> bool {
-    slot.stack > NO_STACK
+    slot.stack > stack::NONE
         && slot.ip == top.ip
         && slot.sp == top.sp
         && slot.proof.words <= PROOF_WORDS as u32
@@ -341,15 +341,17 @@ fn is_at(slot: &Slot, top: &Top) -> bool {
 #[inline(always)]
 fn remember(thread: &mut Thread, scratch: &mut Scratch, kernel: u64, state: u32) -> u32 {
     let is_for_host = is_for_host(scratch.outcome);
-    let mut stack = mix(scratch.hash, u64::from(scratch.outcome)) | 2;
+    let mut hash = mix(scratch.hash, u64::from(scratch.outcome));
     if is_for_host {
         // What is behind the frames so far is not known yet: it is this thread's, here, as long as
         // its stack looks like this.
         let sp = scratch.regs.sp;
-        let here = mix(mix(u64::from(thread.tid), sp), near(thread, scratch, sp));
-        stack = mix(mix(stack, thread.clock.born), here) | 2;
+        let near = near(scratch, sp, thread.clock.since);
+        let here = mix(mix(u64::from(thread.tid), sp), near);
+        hash = mix(mix(hash, thread.clock.born), here);
     }
-    let is_known = make_known(thread, scratch, stack, is_for_host);
+    let stack = stack::of_wait(hash);
+    let is_known = make_known(scratch, stack, is_for_host, thread);
     let mut index = thread.next as usize & (SLOTS - 1);
     let mut is_there = false;
     for at in 0..SLOTS {
@@ -387,43 +389,6 @@ fn remember(thread: &mut Thread, scratch: &mut Scratch, kernel: u64, state: u32)
         kernel::copy(&raw mut slot.kernel_proof, &raw const scratch.kernel_proof);
     }
     index as u32
-}
-
-/// Sends a stack, unless it was sent before; false: there was no room for it.
-#[inline(always)]
-fn make_known(thread: &Thread, scratch: &mut Scratch, stack: u64, is_for_host: bool) -> bool {
-    // SAFETY: a plain lookup, whose value is not used.
-    if unsafe { STACKS.get(stack) }.is_some() {
-        return true;
-    }
-    scratch.header.copy_bytes = 0;
-    scratch.header.copy_holes = 0;
-    if is_for_host {
-        hand_up(scratch);
-    }
-    fill_header(thread, scratch, stack);
-    if !send(scratch) {
-        count(Counter::StackUnsent, 1);
-        return false;
-    }
-    if STACKS.insert(stack, 1, 0).is_err() {
-        count(Counter::StackAgain, 1);
-    }
-    true
-}
-
-/// Fills in what the header says beside the frames.
-#[inline(always)]
-pub fn fill_header(thread: &Thread, scratch: &mut Scratch, stack: u64) {
-    let header = &mut scratch.header;
-    // SAFETY: helper without preconditions.
-    header.time = unsafe { bpf_ktime_get_ns() };
-    header.pid = thread.pid;
-    header.tid = thread.tid;
-    header.cpu = 0;
-    header.stack = stack;
-    // SAFETY: 16 bytes that begin at a multiple of 8 in the header, and any bytes are a name.
-    unsafe { write_name((&raw mut header.comm).cast(), thread.comm) };
 }
 
 /// A number of a task.

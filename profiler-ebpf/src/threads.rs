@@ -71,6 +71,32 @@ pub mod wait {
     }
 }
 
+/// What the stacks of waits are called: numbers of at least 2.
+pub mod stack {
+    /// The stack of a wait that nobody saw.
+    pub const NONE: u64 = 1;
+
+    /// That of a wait, from a number that stands for it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_wait(hash: u64) -> u64 {
+        hash & !1 | 2
+    }
+
+    /// That of who ended a wait.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_waker(hash: u64) -> u64 {
+        hash | 3
+    }
+
+    /// Whether it is one of who ended a wait.
+    #[must_use]
+    pub const fn is_wakers(name: u64) -> bool {
+        name & 3 == 3
+    }
+}
+
 /// What a thread does ([`Clock::phase`]).
 pub mod phase {
     /// Nothing is known of it yet.

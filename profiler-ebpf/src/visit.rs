@@ -13,7 +13,7 @@ use aya_ebpf::{
     },
 };
 use profiler_ebpf::{
-    threads::{Clock, phase, wait},
+    threads::{Clock, phase, stack, wait},
     wire::{Control, Counter, MAX_KERNEL_FRAMES, Outcome},
 };
 
@@ -21,8 +21,9 @@ use crate::{
     config,
     maps::{CONTROL, SAMPLES, SCRATCH, Scratch, THREADS, Thread, count},
     stack::{begin_walk, hand_up_by, mix, read_registers, send, set_kernel_frames},
+    stacks::fill_header,
     sums::{add, send_all, sums_waiting},
-    switch::{begin_waiting, fill_header, number, word},
+    switch::{begin_waiting, number, word},
     targets,
 };
 
@@ -117,8 +118,8 @@ fn stack(thread: &mut Thread, scratch: &mut Scratch, task: *const u8) {
     }
     // SAFETY: helper without preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
-    let stack = mix(mix(now, u64::from(thread.tid)), thread.clock.born) | 2;
-    fill_header(thread, scratch, stack);
+    let stack = stack::of_wait(mix(mix(now, u64::from(thread.tid)), thread.clock.born));
+    fill_header(scratch, stack, thread);
     // SAFETY: volatile, as the task may have got a CPU meanwhile: then this is not where it waited.
     let (phase, last) = unsafe {
         (

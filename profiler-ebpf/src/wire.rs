@@ -313,8 +313,7 @@ pub struct SampleHeader {
     pub user_frames: u32,
     /// Bytes of stack copy; only when the host is to go on with the walk.
     pub copy_bytes: u32,
-    /// Pieces of the stack copy that could not be read, one bit each from the lowest on: the first
-    /// piece reaches to the end of its page, the others are pages.
+    /// Pages of the stack copy that could not be read, a bit each from the lowest on.
     pub copy_holes: u32,
     /// The thread's name (`comm`) when it was sampled, NUL-padded.
     pub comm: [u8; 16],
@@ -347,6 +346,8 @@ pub mod sum_kind {
 pub struct WaitSum {
     /// The stack, as [`SampleHeader::stack`] calls it.
     pub stack: u64,
+    /// The stack of who ended these waits, likewise; 0: nobody yet, or it is not asked for.
+    pub waker: u64,
     /// When the thread began to be counted: tells threads apart that had the same id.
     pub born: u64,
     /// Time that it waited for something.
@@ -435,7 +436,7 @@ const _: () = {
     assert!(size_of::<ProcessMappings>() == 8);
     assert!(size_of::<Registers>() == 168);
     assert!(size_of::<SampleHeader>() == 56 + 168 + 8);
-    assert!(size_of::<WaitSum>() == 104);
+    assert!(size_of::<WaitSum>() == 112);
     assert!(
         PROOF_WORDS.is_power_of_two() && PROOF_SPAN.is_power_of_two() && SLOTS.is_power_of_two()
     );

@@ -50,3 +50,4 @@ mod support;
 mod symbols;
 #[cfg(test)]
 mod waits;
+mod wakers;

@@ -154,6 +154,9 @@ pub struct ShowWaits {
     /// Show these waits only: sleeping, uninterruptible, stopped, traced, idle, frozen, runnable
     #[arg(long, value_name = "STATE[,STATE…]", value_delimiter = ',')]
     pub state: Vec<String>,
+    /// Show who ended each wait: behind [woken by] the stack of who woke the thread, its leaf first
+    #[arg(long)]
+    pub wakers: bool,
     /// Fold threads that waited in one stack for nearly all of the recording into one frame of
     /// their process, or show them like others [default: hide for the whole host, else show]
     #[arg(long, value_name = "HOW", value_enum)]

@@ -19,7 +19,7 @@ use crate::{
     model::profile::Profile,
     plan::{CpuPlan, Target, native},
     source::{
-        native::{Filter, Report, Scope, Settings, limits::Limits},
+        native::{Filter, Report, Scope, Settings, limits::Limits, times::WOKEN},
         session::Session,
     },
     symbolize::{self, symbolize_marked},
@@ -51,7 +51,7 @@ pub fn cpu(plan: &CpuPlan) -> anyhow::Result<Exit> {
     drop(asked);
     let table = waited::table(&report.waited, &places, &profile.stacks);
     if plan.waits.is_some() {
-        profile.stacks = waits::without_switch(&profile.stacks);
+        profile.stacks = waits::arrange(&profile.stacks, WOKEN);
     }
     let mut stats = Stats::of(&profile, report);
     let exit = finish(profile, &plan.outputs, plan.view, &why_empty(plan, cutoff))?;
@@ -73,11 +73,17 @@ fn options(plan: &CpuPlan) -> symbolize::Options {
     });
     symbolize::Options {
         inlines: plan.view.inlined,
-        kernel: plan.view.side != Side::User,
+        kernel: collects_kernel(plan),
         debug_caches: debuginfod.iter().filter_map(|settings| settings.cache.clone()).collect(),
         debuginfod,
         ..symbolize::Options::default()
     }
+}
+
+/// Whether kernel frames are collected. Where who ends waits is asked for, they tell interrupts from
+/// what these interrupted.
+fn collects_kernel(plan: &CpuPlan) -> bool {
+    plan.view.side != Side::User || plan.waits.is_some_and(|waits| waits.wakers)
 }
 
 fn why_empty(plan: &CpuPlan, duration: Duration) -> String {
@@ -206,14 +212,16 @@ fn record(
     session: &Arc<Session>,
 ) -> anyhow::Result<Steered<Report>> {
     let Prepared { scope, filter, target, command } = prepared;
-    let limits = Limits::of(&scope, plan.frequency).lowered(&plan.limits);
+    let wakers = plan.waits.is_some_and(|waits| waits.wakers);
+    let known = if wakers { &Scope::Host } else { &scope };
+    let limits = Limits::of(known, plan.frequency).lowered(&plan.limits);
     let settings = Settings {
         scope,
         filter,
         frequency: plan.frequency,
         waits: plan.waits,
         user: plan.view.side != Side::Kernel,
-        kernel: plan.view.side != Side::User,
+        kernel: collects_kernel(plan),
         measure: plan.stats.is_some(),
         labels: plan.labels,
         limits,

@@ -224,7 +224,7 @@ fn waits(show: &cli::ShowWaits, everything: bool) -> Result<Waits, PlanError> {
         Some(how) => how == cli::Idle::Hide,
         None => everything,
     };
-    Ok(Waits { on_cpu: false, min, max, states, fold_idle })
+    Ok(Waits { on_cpu: false, min, max, states, fold_idle, wakers: show.wakers })
 }
 
 /// A command is recorded until it ends, unless a time is given.

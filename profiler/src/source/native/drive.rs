@@ -119,13 +119,14 @@ impl<S: Storage> Followed<S> {
         let recorder = Recorder::new(
             Tables::new(storage, &settings.limits),
             Modules::new(compiler, &settings.limits),
-            Processes::new(interest(&settings.scope)),
+            Processes::new(interest(&settings.scope), settings.wakers()),
             settings.labels,
             settings.waits.is_some(),
             &settings.limits,
         );
         let mut followed = Self { recorder, compiled };
-        followed.add_running(&settings.scope);
+        let all = settings.wakers().then_some(&Scope::Host);
+        followed.add_running(all.unwrap_or(&settings.scope));
         if let Scope::Processes { pids, .. } | Scope::Threads { pids, .. } = &settings.scope
             && settings.prepare
         {

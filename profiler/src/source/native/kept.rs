@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use profiler_ebpf::wire::SampleHeader;
+use profiler_ebpf::{threads::stack::is_wakers, wire::SampleHeader};
 use rustc_hash::FxHashMap;
 
 use super::{Labels, samples::Sample};
@@ -107,6 +107,14 @@ impl Kept {
         let (stacks, most) = (&mut self.stacks, self.most);
         let mut push = |stack, frame: &RawFrame| stacks.push_within(stack, frame, most);
         let mut stack = StackId::ROOT;
+        if is_wakers(sample.header.stack) {
+            // It stands on top of a wait, whose process comes first.
+            stack = push(stack, &RawFrame::Thread(Arc::clone(comm)))?;
+            let thread = sample.comm();
+            if self.labels.threads && thread != **comm {
+                stack = push(stack, &RawFrame::Thread(thread.into()))?;
+            }
+        }
         if self.timed.is_none() {
             stack = push(stack, &RawFrame::Process(self.labels.process(comm, sample)))?;
             if self.labels.threads {

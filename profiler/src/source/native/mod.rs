@@ -142,6 +142,12 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Whether who ends waits is recorded, which anybody may be.
+    #[must_use]
+    pub fn wakers(&self) -> bool {
+        self.waits.is_some_and(|waits| waits.wakers)
+    }
+
     /// Whether what runs is sampled.
     #[must_use]
     pub fn samples(&self) -> bool {

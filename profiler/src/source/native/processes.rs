@@ -91,6 +91,8 @@ pub struct NewMapping {
 /// The processes by id.
 pub struct Processes {
     interest: Interest,
+    /// The others are followed, too.
+    others: bool,
     processes: FxHashMap<u32, Process>,
     /// Processes of which the kernel side is to know, and does not or not all.
     dirty: FxHashSet<u32>,
@@ -107,11 +109,12 @@ pub struct Processes {
 }
 
 impl Processes {
-    /// None yet.
+    /// None yet. With `others`, what else runs is followed, too: its stacks may come up beside.
     #[must_use]
-    pub fn new(interest: Interest) -> Self {
+    pub fn new(interest: Interest, others: bool) -> Self {
         Self {
             interest,
+            others,
             processes: FxHashMap::default(),
             dirty: FxHashSet::default(),
             refused: FxHashSet::default(),
@@ -120,6 +123,10 @@ impl Processes {
             seen: 0,
             mappings_seen: 0,
         }
+    }
+
+    fn follows(&self, pid: u32) -> bool {
+        self.others || self.interest.includes(pid)
     }
 
     /// A process, if it is followed.
@@ -133,7 +140,7 @@ impl Processes {
     pub fn all_ended(&self) -> bool {
         match &self.interest {
             Interest::Everything => false,
-            Interest::Only { .. } => self.processes.is_empty(),
+            Interest::Only { pids, .. } => !self.processes.keys().any(|pid| pids.contains(pid)),
             Interest::Threads { tids, .. } => {
                 self.processes.values().all(|process| process.threads.is_disjoint(tids))
             }
@@ -161,7 +168,7 @@ impl Processes {
         mappings: impl IntoIterator<Item = NewMapping>,
         modules: &mut Modules,
     ) {
-        if !self.interest.includes(pid) {
+        if !self.follows(pid) {
             return;
         }
         let mut process = Process::new(comm.into());
@@ -201,7 +208,7 @@ impl Processes {
         {
             pids.insert(pid);
         }
-        if !self.interest.includes(pid) {
+        if !self.follows(pid) {
             return;
         }
         if pid != parent && !self.processes.contains_key(&pid) {
@@ -225,7 +232,7 @@ impl Processes {
     }
 
     fn name(&mut self, pid: u32, tid: u32, name: &[u8], exec: bool, modules: &mut Modules) {
-        if !self.interest.includes(pid) {
+        if !self.follows(pid) {
             return;
         }
         let name: Arc<str> = String::from_utf8_lossy(name).into();
@@ -272,8 +279,9 @@ impl Processes {
         self.processes.remove(&pid);
         self.dirty.remove(&pid);
         self.refused.remove(&pid);
-        if let Interest::Only { pids, children: true } = &mut self.interest {
-            pids.remove(&pid);
+        if let Interest::Only { pids, children: true } = &mut self.interest
+            && pids.remove(&pid)
+        {
             self.ended.push(pid);
         }
     }
@@ -286,7 +294,7 @@ impl Processes {
     fn map(&mut self, pid: u32, new: &NewMapping, modules: &mut Modules) {
         let NewMapping { start, end, offset, identity, path } = new;
         let (start, end, offset) = (*start, *end, *offset);
-        if start >= end || !self.interest.includes(pid) {
+        if start >= end || !self.follows(pid) {
             return;
         }
         self.mappings_seen += 1;

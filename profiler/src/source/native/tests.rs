@@ -152,7 +152,7 @@ impl Followed {
     fn new(interest: Interest, lowered: &[(Bound, usize)]) -> Self {
         let limits = limits(lowered);
         let mut followed = Self {
-            processes: Processes::new(interest),
+            processes: Processes::new(interest, false),
             modules: modules(&limits),
             tables: tables(&limits),
             losses: Losses::default(),
@@ -339,7 +339,7 @@ fn recorder(lowered: &[(Bound, usize)]) -> (Recorder<Shared>, u64) {
     let mut recorder = Recorder::new(
         tables(&limits),
         modules(&limits),
-        Processes::new(Interest::Everything),
+        Processes::new(Interest::Everything, false),
         Labels::default(),
         false,
         &limits,
@@ -466,7 +466,7 @@ fn samples_and_records_are_taken_in_the_order_of_time() {
 fn rows_without_room_are_said_to_the_walker() {
     let limits = limits(&[(Bound::Rows, 0)]);
     let (mut modules, mut tables) = (modules(&limits), tables(&limits));
-    let mut processes = Processes::new(Interest::Everything);
+    let mut processes = Processes::new(Interest::Everything, false);
     let (program, _) = program("/bin/true", PROGRAM);
     processes.add(10, "p", [10], [program], &mut modules);
     let regions = processes.get(10).unwrap().regions.clone();

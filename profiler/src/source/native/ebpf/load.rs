@@ -186,7 +186,8 @@ impl Engine {
         // The map of messages is not there when no program logs anything.
         let logger = EbpfLogger::init(&mut ebpf).ok();
         let stats = settings.measure.then(|| enable_stats(Stats::RunTime).ok()).flatten();
-        let timer = settings.waits.map(|_| Timer::new(&mut ebpf)).transpose()?;
+        let timer = settings.waits.map(|waits| Timer::new(&mut ebpf, waits.wakers));
+        let timer = timer.transpose()?;
         let (ticks, ran) = (None, None);
         let engine =
             Self { ebpf, samples, timer, counts, targets, logger, map_fds, stats, ticks, ran };

@@ -19,10 +19,14 @@ use crate::source::native::{
 
 /// The program at switches.
 pub const SWITCH: &str = "switch_task";
+/// The program at wakings.
+const WAKE: &str = "wake_task";
 /// The program for passes over all tasks.
 const VISIT: &str = "visit_task";
 /// Bytes of the ring buffer of sums.
 const SUM_RING: u32 = 1 << 20;
+/// The same where each waker has sums of its own.
+const WAKER_RING: u32 = 1 << 22;
 /// Bytes that may wait in the ring buffers for a pass to go on. One task adds 130 KB at the most.
 const VISIT_BYTES: u32 = 512 << 10;
 /// Stacks of waits that are remembered as sent.
@@ -34,6 +38,9 @@ const NO_RING: u32 = 4096;
 pub struct WaitGlobals {
     wait_scratch: u32,
     visit_scratch: u32,
+    wake_scratch: u32,
+    wakers: u8,
+    scratch: u32,
     min: u64,
     max: u64,
     timed: bool,
@@ -46,10 +53,20 @@ impl WaitGlobals {
         let waits = settings.waits.unwrap_or_default();
         // A sample may interrupt a switch: each has its own space.
         let wait_scratch = if settings.samples() { cpus } else { 0 };
+        let visit_scratch = wait_scratch + cpus;
+        let wake_scratch = visit_scratch + 1;
+        let scratch = match settings.waits {
+            None => cpus,
+            Some(waits) if waits.wakers => wake_scratch + cpus,
+            Some(_) => wake_scratch,
+        };
         let nanoseconds = |time: std::time::Duration| u64::try_from(time.as_nanos());
         Self {
             wait_scratch,
-            visit_scratch: wait_scratch + cpus,
+            visit_scratch,
+            wake_scratch,
+            wakers: u8::from(waits.wakers),
+            scratch,
             min: waits.min.and_then(|min| nanoseconds(min).ok()).unwrap_or(0),
             max: waits.max.and_then(|max| nanoseconds(max).ok()).unwrap_or(u64::MAX),
             timed: settings.waits.is_some(),
@@ -58,17 +75,31 @@ impl WaitGlobals {
 
     /// Sets the programs' globals and the sizes of maps.
     pub fn hand_over<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
-        let scratch = if self.timed { self.visit_scratch + 1 } else { self.wait_scratch };
+        let ring = match (self.timed, self.wakers) {
+            (false, _) => NO_RING,
+            (true, 0) => SUM_RING,
+            (true, _) => WAKER_RING,
+        };
         loader
             .override_global("WAIT_SCRATCH", &self.wait_scratch, true)
             .override_global("VISIT_SCRATCH", &self.visit_scratch, true)
+            .override_global("WAKE_SCRATCH", &self.wake_scratch, true)
+            .override_global("WAKERS", &self.wakers, true)
             .override_global("MIN_WAIT", &self.min, true)
             .override_global("MAX_WAIT", &self.max, true)
             .override_global("VISIT_BYTES", &VISIT_BYTES, true)
-            .map_max_entries("SCRATCH", scratch)
-            .map_max_entries("TIMES", if self.timed { SUM_RING } else { NO_RING })
+            .map_max_entries("SCRATCH", self.scratch)
+            .map_max_entries("TIMES", ring)
             .map_max_entries("STACKS", if self.timed { STACKS } else { 1 });
     }
+}
+
+fn tracepoint<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut BtfTracePoint, LoadError> {
+    let program = ebpf.program_mut(name).ok_or(LoadError::Missing(name))?;
+    program.try_into().map_err(|error| refused(name, &error))
 }
 
 /// What times waits.
@@ -77,6 +108,7 @@ pub struct Timer {
     pub ring: RingBuf<MapData>,
     control: Array<MapData, [u64; 2]>,
     told: Control,
+    wakers: bool,
     /// What was drained.
     pub sums: Sums,
     /// Sums that could not be decoded.
@@ -89,10 +121,11 @@ impl Timer {
     /// # Errors
     ///
     /// [`LoadError`].
-    pub fn new(ebpf: &mut Ebpf) -> Result<Self, LoadError> {
+    pub fn new(ebpf: &mut Ebpf, wakers: bool) -> Result<Self, LoadError> {
         let ring = RingBuf::try_from(take(ebpf, "TIMES")?)?;
         let control = Array::try_from(take(ebpf, "CONTROL")?)?;
-        Ok(Self { ring, control, told: Control::default(), sums: Sums::default(), malformed: 0 })
+        let (told, sums) = (Control::default(), Sums::default());
+        Ok(Self { ring, control, told, wakers, sums, malformed: 0 })
     }
 
     /// Verifies the programs and begins to time. What waits already is taken up by
@@ -107,12 +140,17 @@ impl Timer {
         let program = ebpf.program_mut(VISIT).ok_or(LoadError::Missing(VISIT))?;
         let program: &mut Iter = program.try_into().map_err(failed)?;
         program.load("task", &btf).map_err(failed)?;
-        let failed = |error| refused(SWITCH, &error);
-        let program = ebpf.program_mut(SWITCH).ok_or(LoadError::Missing(SWITCH))?;
-        let program: &mut BtfTracePoint = program.try_into().map_err(failed)?;
-        program.load("sched_switch", &btf).map_err(failed)?;
+        let programs = [(SWITCH, "sched_switch"), (WAKE, "sched_waking")];
+        let programs = &programs[..if self.wakers { 2 } else { 1 }];
+        // To verify one takes a while, in which the other would miss it.
+        for (name, event) in programs {
+            let loaded = tracepoint(ebpf, name)?.load(event, &btf);
+            loaded.map_err(|error| refused(name, &error))?;
+        }
         self.tell(Control { begin: now(), end: 0 })?;
-        program.attach().map_err(failed)?;
+        for (name, _) in programs {
+            tracepoint(ebpf, name)?.attach().map_err(|error| refused(name, &error))?;
+        }
         Ok(())
     }
 
@@ -149,9 +187,11 @@ impl Timer {
         self.sums.window = end.end.saturating_sub(end.begin);
         // An array's only element can always be set.
         let _ = self.tell(end);
-        if let Some(Program::BtfTracePoint(program)) = ebpf.program_mut(SWITCH) {
-            // It is not needed any more, attached or not.
-            let _ = program.unload();
+        for name in [SWITCH, WAKE] {
+            if let Some(Program::BtfTracePoint(program)) = ebpf.program_mut(name) {
+                // It is not needed any more, attached or not.
+                let _ = program.unload();
+            }
         }
     }
 

@@ -3,10 +3,13 @@
 
 use std::{fmt::Write as _, sync::Arc, time::Duration};
 
-use profiler_ebpf::{threads::wait, wire::sum_kind};
+use profiler_ebpf::{
+    threads::{stack, wait},
+    wire::sum_kind,
+};
 use rustc_hash::FxHashMap;
 
-use super::{Place, Sums, Thread, Total, Waited, Waits, Who, state_name};
+use super::{Place, Sums, Thread, Total, WOKEN, Waited, Waits, Who, state_name};
 use crate::{
     model::{
         frame::{Frame, FrameKind, RawFrame},
@@ -18,9 +21,6 @@ use crate::{
         kept::{Known, ThreadId, Timed},
     },
 };
-
-/// A stack that nobody saw: the thread woke before it was looked at, or never ran.
-const NO_STACK: u64 = 1;
 
 /// Percent of a recording that a thread waits in one stack for to do nothing.
 const IDLE_SHARE: u64 = 95;
@@ -76,7 +76,7 @@ impl<'a> Canvas<'a> {
             let (process, root) = self.root(who);
             let idle = self.waits.fold_idle.then(|| idle_place(thread, sums.window)).flatten();
             for (place, total) in &thread.waits {
-                if Some(*place) == idle {
+                if place.kind == sum_kind::STACK && idle == Some((place.stack, place.state)) {
                     self.idle(process, *place, *total);
                 } else {
                     self.wait(process, root, *place, *total);
@@ -187,7 +187,8 @@ impl<'a> Canvas<'a> {
         }
         if blocked > 0 {
             let asleep = self.mark(at, state_name(place.state));
-            self.add(asleep, blocked);
+            let at = self.waker(asleep, place.waker, waits);
+            self.add(at, blocked);
         }
         if runnable > 0 {
             let queued = self.mark(at, state_name(wait::PREEMPTED));
@@ -203,7 +204,7 @@ impl<'a> Canvas<'a> {
 
     /// The stack of a wait on top of a root.
     fn place(&mut self, root: StackId, stack: u64, waits: u64) -> StackId {
-        if stack == NO_STACK {
+        if stack == stack::NONE {
             self.count(None, waits);
             return root;
         }
@@ -216,6 +217,21 @@ impl<'a> Canvas<'a> {
                 self.drawn.counted += waits;
                 self.losses.lose(Loss::StackLost, waits);
                 self.drawn.stacks.push(root, &RawFrame::Lost(Loss::StackLost))
+            }
+        }
+    }
+
+    /// On top of a wait, who ended it.
+    fn waker(&mut self, asleep: StackId, waker: u64, waits: u64) -> StackId {
+        if waker == 0 {
+            return asleep;
+        }
+        let at = self.mark(asleep, WOKEN);
+        match self.timed.known.get(&waker) {
+            Some(known) => self.graft(at, *known),
+            None => {
+                self.losses.lose(Loss::StackLost, waits);
+                self.drawn.stacks.push(at, &RawFrame::Lost(Loss::StackLost))
             }
         }
     }
@@ -265,13 +281,18 @@ impl<'a> Canvas<'a> {
     }
 }
 
-/// Where a thread waited for at least [`IDLE_SHARE`] percent of the recording, if anywhere.
-fn idle_place(thread: &Thread, window: u64) -> Option<Place> {
+/// Where a thread waited for at least [`IDLE_SHARE`] percent of the recording, if anywhere: a stack
+/// and a state, whoever ended the waits.
+fn idle_place(thread: &Thread, window: u64) -> Option<(u64, u32)> {
     let least = window / 100 * IDLE_SHARE;
-    let mut waits = thread.waits.iter();
-    let (place, _) =
-        waits.find(|(place, total)| place.kind == sum_kind::STACK && total.blocked > least)?;
-    Some(*place)
+    let mut blocked: FxHashMap<(u64, u32), u64> = FxHashMap::default();
+    for (place, total) in &thread.waits {
+        if place.kind == sum_kind::STACK {
+            let sum = blocked.entry((place.stack, place.state)).or_default();
+            *sum = sum.saturating_add(total.blocked);
+        }
+    }
+    blocked.into_iter().find(|(_, blocked)| *blocked > least).map(|(at, _)| at)
 }
 
 /// Rounded.
@@ -450,5 +471,23 @@ mod tests {
             ("app", 50_000, 3_000, 30_000, "app;lock".to_owned()),
         ];
         assert_eq!(rows.collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn who_ended_a_wait_stands_on_it() {
+        let by = |waker, time| WaitSum { waker, ..sum(7, 10, wait::SLEEPING, [time, MS]) };
+        let records = [by(0, 5 * MS), by(11, 20 * MS), by(99, 8 * MS)];
+        let expected = [
+            ("app;read;[sleeping]", 5_000),
+            ("app;read;[sleeping];[woken by];Lost(StackLost)", 8_000),
+            ("app;read;[sleeping];[woken by];lock", 20_000),
+            ("app;read;[waiting for CPU]", 3_000),
+        ];
+        assert_eq!(drawn(&records, Waits::default(), Labels::default()), owned(&expected));
+        // Whoever woke it: it does nothing else.
+        let records = [by(11, 50 * MS), by(99, 46 * MS)];
+        let waits = Waits { fold_idle: true, ..Waits::default() };
+        let expected = [("app;[idle threads]", 98_000)];
+        assert_eq!(drawn(&records, waits, Labels::default()), owned(&expected));
     }
 }

@@ -29,6 +29,8 @@ pub struct Waits {
     pub states: States,
     /// Threads that waited in one stack for nearly the whole time are one frame of their process.
     pub fold_idle: bool,
+    /// Who ended each wait is recorded, too.
+    pub wakers: bool,
 }
 
 /// A choice of reasons to wait; empty: all.
@@ -93,6 +95,8 @@ pub struct Who {
 pub struct Place {
     /// What the stack is called.
     pub stack: u64,
+    /// What the stack of who ended it is called; 0: nobody yet, or it is not asked for.
+    pub waker: u64,
     /// One of [`wait`].
     pub state: u32,
     /// One of [`sum_kind`].
@@ -147,7 +151,7 @@ impl Sums {
         if sum.kind == sum_kind::THREAD {
             return;
         }
-        let place = Place { stack: sum.stack, state: sum.state, kind: sum.kind };
+        let place = Place { stack: sum.stack, waker: sum.waker, state: sum.state, kind: sum.kind };
         let total = thread.waits.entry(place).or_default();
         total.blocked = total.blocked.saturating_add(sum.blocked);
         total.runnable = total.runnable.saturating_add(sum.runnable);
@@ -223,6 +227,9 @@ pub struct Waited {
     pub place: StackId,
 }
 
+/// What stands between a wait and who ended it.
+pub const WOKEN: &str = "[woken by]";
+
 /// How a state is called in the picture.
 #[must_use]
 pub fn state_name(state: u32) -> &'static str {
@@ -244,6 +251,7 @@ mod tests {
     fn sum(tid: u32, kind: u32, stack: u64) -> WaitSum {
         WaitSum {
             stack,
+            waker: 0,
             born: 5,
             blocked: 2_000,
             runnable: 3_000,

@@ -11,7 +11,8 @@ pub fn decode(record: &[u8]) -> Option<WaitSum> {
         rest = behind;
         Some(u64::from_ne_bytes(*word))
     };
-    let [stack, born, blocked, runnable] = [long()?, long()?, long()?, long()?];
+    let [stack, waker] = [long()?, long()?];
+    let [born, blocked, runnable] = [long()?, long()?, long()?];
     let [on_cpu, longest, waits] = [long()?, long()?, long()?];
     let mut short = || {
         let (word, behind) = rest.split_first_chunk()?;
@@ -23,6 +24,7 @@ pub fn decode(record: &[u8]) -> Option<WaitSum> {
     let (process, _) = rest.split_first_chunk()?;
     Some(WaitSum {
         stack,
+        waker,
         born,
         blocked,
         runnable,
@@ -51,13 +53,15 @@ mod tests {
 
     #[test]
     fn every_field_has_its_place() {
-        let numbers: Vec<u8> = (1..=7u64).flat_map(u64::to_ne_bytes).collect();
+        let numbers = [1, 99, 2, 3, 4, 5, 6, 7u64];
+        let numbers: Vec<u8> = numbers.into_iter().flat_map(u64::to_ne_bytes).collect();
         let ids: Vec<u8> = (8..=11u32).flat_map(u32::to_ne_bytes).collect();
         let record =
             [&numbers[..], &ids, b"worker\0\0\0\0\0\0\0\0\0\0", b"a-name-of-16-byt"].concat();
         let sum = decode(&record).unwrap();
         let expected = WaitSum {
             stack: 1,
+            waker: 99,
             born: 2,
             blocked: 3,
             runnable: 4,

@@ -1,0 +1,99 @@
+//! Who ends a wait: the stack of the task that wakes another, or of the interrupt that does.
+
+use aya_ebpf::{
+    helpers::generated::{
+        bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_task_btf,
+        bpf_get_smp_processor_id,
+    },
+    programs::BtfTracePointContext,
+};
+use profiler_ebpf::{
+    threads::{phase, stack},
+    wire::{Counter, SampleHeader},
+};
+
+use crate::{
+    config,
+    maps::{CONTROL, SCRATCH, THREADS, count},
+    proof::near,
+    stack::{begin_walk, is_for_host, mix, read_registers, walk},
+    stacks::{Owner, make_known},
+    sums::write_name,
+    switch::look,
+};
+
+/// The current task.
+struct Waker {
+    ids: u64,
+    comm: [u64; 2],
+}
+
+impl Owner for Waker {
+    #[inline(always)]
+    fn sign(&self, header: &mut SampleHeader) {
+        header.pid = (self.ids >> 32) as u32;
+        header.tid = self.ids as u32;
+        // SAFETY: 16 bytes that begin at a multiple of 8 in the header, and any bytes are a name.
+        unsafe { write_name((&raw mut header.comm).cast(), self.comm) };
+    }
+}
+
+/// At every waking, by who wakes: `(task)`.
+#[inline(always)]
+pub fn take(ctx: &BtfTracePointContext) {
+    let Some(control) = CONTROL.get(0) else { return };
+    if control.end != 0 {
+        return;
+    }
+    let thread = THREADS.get(ctx.arg(0));
+    if thread.is_null() {
+        return;
+    }
+    // SAFETY: what the task carries. It waits, and nobody else may wake it now.
+    let thread = unsafe { &mut *thread };
+    if thread.clock.phase == phase::OFF_CPU {
+        thread.waker = stack_of_current(ctx);
+    }
+}
+
+/// What the stack of the current task is called, which is sent if it is new; 0: there is no room
+/// for it.
+#[inline(always)]
+fn stack_of_current(ctx: &BtfTracePointContext) -> u64 {
+    // SAFETY: helpers without preconditions.
+    let (cpu, ids, task) = unsafe {
+        (bpf_get_smp_processor_id(), bpf_get_current_pid_tgid(), bpf_get_current_task_btf())
+    };
+    let number = config::wake_scratch() + cpu;
+    let Some(scratch) = SCRATCH.get_ptr_mut(number) else {
+        count(Counter::NoScratch, 1);
+        return 0;
+    };
+    let mut comm = [0; 2];
+    // SAFETY: writes 16 bytes at the most.
+    unsafe { bpf_get_current_comm((&raw mut comm).cast(), 16) };
+    let waker = Waker { ids, comm };
+    // SAFETY: the scratch space of this CPU for wakings, which do not interrupt each other. The
+    // callback of bpf_loop uses it, too, so no reference lives across that call.
+    unsafe {
+        let kernel = look(ctx, &mut *scratch);
+        (*scratch).hash = mix(mix(mix(kernel, ids >> 32), comm[0]), comm[1]);
+        (*scratch).header.pid = (ids >> 32) as u32;
+        if read_registers(&mut *scratch, task.cast_const().cast()) && begin_walk(&mut *scratch) {
+            walk::<false>(number);
+        }
+    }
+    // SAFETY: as above.
+    let scratch = unsafe { &mut *scratch };
+    let is_for_host = is_for_host(scratch.outcome);
+    let mut hash = mix(scratch.hash, u64::from(scratch.outcome));
+    if is_for_host {
+        // What is behind the frames so far is not known yet, and may differ where this does.
+        let sp = scratch.regs.sp;
+        hash = mix(mix(hash, ids), near(scratch, sp, sp));
+    }
+    let stack = stack::of_waker(hash);
+    // One that is not sent is shown as lost.
+    make_known(scratch, stack, is_for_host, &waker);
+    stack
+}
