@@ -7,8 +7,9 @@ use object::{
     Endianness,
     elf::{
         EM_X86_64, FileHeader32, FileHeader64, PF_X, PT_GNU_EH_FRAME, PT_LOAD, ProgramHeader64,
-        SHF_COMPRESSED, SHT_NOBITS, SectionHeader64,
+        SHF_COMPRESSED, SHT_NOBITS, STT_FUNC, SectionHeader64, Sym64,
     },
+    pod::slice_from_all_bytes,
     read::{
         CompressedData, CompressionFormat,
         elf::{FileHeader, ProgramHeader, SectionHeader},
@@ -21,6 +22,11 @@ use super::{
 
 pub const LITTLE: Endianness = Endianness::Little;
 const PAGE: u64 = profiler_ebpf::wire::TEXT_PAGE;
+
+/// The sections of all symbols and of their names.
+pub const SYMBOLS: (&[u8], &[u8]) = (b".symtab", b".strtab");
+/// Those that other files may use.
+pub const DYNAMIC_SYMBOLS: (&[u8], &[u8]) = (b".dynsym", b".dynstr");
 
 /// An ELF file whose headers were read.
 pub struct File<'a> {
@@ -90,6 +96,34 @@ impl<'a> File<'a> {
         }
         let data = section.data(LITTLE, self.data).ok()?;
         Some((section, &data[..data.len().min(MAX_SECTION as usize)]))
+    }
+
+    /// The address ranges of the functions of these names in a symbol table.
+    pub fn functions(
+        &self,
+        (symbols, strings): (&[u8], &[u8]),
+        wanted: &[&[u8]],
+    ) -> Vec<(u64, u64)> {
+        let (Some((_, symbols)), Some((_, strings))) =
+            (self.section(symbols), self.section(strings))
+        else {
+            return Vec::new();
+        };
+        let whole = symbols.len() - symbols.len() % size_of::<Sym64<Endianness>>();
+        let symbols = slice_from_all_bytes::<Sym64<Endianness>>(&symbols[..whole]);
+        let functions = symbols.unwrap_or_default().iter().filter(|symbol| {
+            let name = strings.get(symbol.st_name.get(LITTLE) as usize..).unwrap_or_default();
+            let is = |wanted: &&[u8]| {
+                name.strip_prefix(*wanted).is_some_and(|rest| rest.first() == Some(&0))
+            };
+            symbol.st_type() == STT_FUNC && wanted.iter().any(is)
+        });
+        functions
+            .filter_map(|symbol| {
+                let start = symbol.st_value.get(LITTLE);
+                Some((start, start.checked_add(symbol.st_size.get(LITTLE))?))
+            })
+            .collect()
     }
 
     fn section_address(&self, name: &[u8]) -> Option<u64> {

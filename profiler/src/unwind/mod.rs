@@ -5,11 +5,13 @@
 //!
 //! * [`elf`] finds the text and the tables in the file,
 //! * [`cfi`] evaluates their programs, [`rule`] says what a row means for the walker,
+//! * [`contexts`] knows where C libraries go over to another stack,
 //! * [`go`] knows Go's own tables, which stripped programs keep,
 //! * [`trampoline`] knows signal trampolines without tables,
 //! * [`rows`] joins the rows of several sources.
 
 mod cfi;
+mod contexts;
 mod elf;
 mod go;
 mod roots;
@@ -157,6 +159,10 @@ pub fn compile(elf: &[u8]) -> Result<UnwindRows, UnwindError> {
     let trampolines = trampoline::find(&file, &rows, &mut rules)?;
     if !trampolines.is_empty() {
         rows = rows::fill_gaps(&trampolines, &rows)?;
+    }
+    let contexts = contexts::find(&file, &mut rules)?;
+    if !contexts.is_empty() {
+        rows = rows::fill_gaps(&contexts, &rows)?;
     }
     let stubs = stubs::find(&file, &rows, &mut rules)?;
     rows = rows::fill_few_gaps(rows, &stubs)?;

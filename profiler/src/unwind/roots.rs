@@ -1,15 +1,9 @@
 //! Start code without unwind information: the entry point of a file, and the functions of musl's
 //! start-up that never return, are the outermost frames of their threads.
 
-use object::{
-    Endianness,
-    elf::{STT_FUNC, Sym64},
-    pod::slice_from_all_bytes,
-};
-
 use super::{
     RowAt, UnwindError,
-    elf::{File, LITTLE},
+    elf::{DYNAMIC_SYMBOLS, File, SYMBOLS},
     rows::Builder,
     rule::{END, Rules},
 };
@@ -33,14 +27,8 @@ pub fn find(file: &File<'_>, rows: &[RowAt], rules: &mut Rules) -> Result<Vec<Ro
         return Ok(Vec::new());
     }
     let mut starts = vec![(entry, entry + ENTRY_SIZE)];
-    for (symbols, names) in
-        [(b".symtab".as_slice(), b".strtab".as_slice()), (b".dynsym", b".dynstr")]
-    {
-        if let (Some((_, symbols)), Some((_, names))) = (file.section(symbols), file.section(names))
-        {
-            functions(symbols, names, &mut starts);
-        }
-    }
+    starts.extend(file.functions(SYMBOLS, &STARTS));
+    starts.extend(file.functions(DYNAMIC_SYMBOLS, &STARTS));
     starts.sort_unstable();
     let end = rules.number(&END);
     let mut found = Builder::default();
@@ -53,23 +41,4 @@ pub fn find(file: &File<'_>, rows: &[RowAt], rules: &mut Rules) -> Result<Vec<Ro
         }
     }
     Ok(found.finish())
-}
-
-/// The address ranges of the [`STARTS`] in a symbol table.
-fn functions(symbols: &[u8], names: &[u8], starts: &mut Vec<(u64, u64)>) {
-    let whole = symbols.len() - symbols.len() % size_of::<Sym64<Endianness>>();
-    let Ok(symbols) = slice_from_all_bytes::<Sym64<Endianness>>(&symbols[..whole]) else {
-        return;
-    };
-    for symbol in symbols.iter().filter(|symbol| symbol.st_type() == STT_FUNC) {
-        let name = names.get(symbol.st_name.get(LITTLE) as usize..).unwrap_or_default();
-        let is_start =
-            |start: &&[u8]| name.strip_prefix(*start).is_some_and(|rest| rest.first() == Some(&0));
-        let (address, size) = (symbol.st_value.get(LITTLE), symbol.st_size.get(LITTLE));
-        if STARTS.iter().any(is_start)
-            && let Some(end) = address.checked_add(size)
-        {
-            starts.push((address, end));
-        }
-    }
 }
