@@ -25,8 +25,10 @@ pub mod wait {
     pub const NEW: u32 = 7;
     /// It waited when the recording began, and woke before it was looked at.
     pub const UNSEEN: u32 = 8;
+    /// It waits for something, and nobody told for what.
+    pub const BLOCKED: u32 = 9;
     /// How many there are.
-    pub const COUNT: u32 = 9;
+    pub const COUNT: u32 = 10;
 
     /// Whether all of such a wait is for a CPU.
     #[inline(always)]

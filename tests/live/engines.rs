@@ -208,8 +208,12 @@ impl Unprivileged {
     }
 
     pub fn profiler(&self, options: &[&str], after: &[&str]) -> Ended {
+        self.run("cpu", options, after)
+    }
+
+    fn run(&self, name: &str, options: &[&str], after: &[&str]) -> Ended {
         let mut command = self.command(&self.folder.path().join("flame-graph"));
-        command.arg("cpu").args(options);
+        command.arg(name).args(options);
         command.args(["-o", "stacks.folded", "--stats", "stats.json"]).args(after);
         let output = command.output().unwrap();
         let take = |name: &str| {
@@ -276,6 +280,36 @@ fn an_unprivileged_user_records_a_command() {
     stacks.at_least(60).complete();
     assert!(stacks.share("works_for") > 0.9, "{stacks}");
     assert!(recorded.said.contains("exit status: 4"), "{}", recorded.said);
+}
+
+/// How long threads wait is told to anybody; where they do, which is in the kernel, is not.
+#[test]
+fn an_unprivileged_user_times_waits() {
+    require!(root(), users_may(), tool("gcc"), tool("setpriv"));
+    let user = Unprivileged::new();
+    let built = Build::new("gcc", "e-waits", "waits.c").flags("-O2 -pthread").build();
+    user.copy(&built, "e-waits");
+    let _stage = Stage::take();
+    for name in ["offcpu", "wall"] {
+        let ended = user.run(name, &[], &["--", "./e-waits", "condition"]);
+        assert_eq!(ended.code, Some(0), "{}", ended.said);
+        assert!(ended.said.contains("where a thread waits is told to root only"), "{}", ended.said);
+        let (stacks, stats) = (Stacks::parse(&ended.folded.unwrap()), ended.stats.unwrap());
+        let truth = ended
+            .printed
+            .lines()
+            .map(|line| line.split(' ').nth(1).unwrap().parse::<u64>().unwrap());
+        let truth: u64 = truth.sum();
+        let blocked = stacks.filter(|stack| stack.frames[0].name == "[blocked]").total();
+        assert!(truth > 400_000 && blocked.abs_diff(truth) < truth / 50, "{truth}: {stacks}");
+        let of =
+            |names: &[&str]| names.iter().map(|name| stats[*name].as_u64().unwrap()).sum::<u64>();
+        let all = match name {
+            "wall" => of(&["blocked_us", "runnable_us", "on_cpu_us"]),
+            _ => of(&["blocked_us", "runnable_us"]),
+        };
+        assert!(stacks.total().abs_diff(all) < 1_000, "{stats}: {stacks}");
+    }
 }
 
 #[test]

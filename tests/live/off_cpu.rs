@@ -67,6 +67,38 @@ fn every_thread_is_accounted_for() {
     assert!(!stacks.0.iter().any(|stack| stack.has("__schedule")), "{stacks}");
 }
 
+/// Perf events tell as much of how long, and less of what for.
+#[test]
+fn every_thread_is_accounted_for_by_perf_events() {
+    require!(root(), tool("gcc"));
+    let stage = Stage::take();
+    let target = stage.run(program("off-perf"));
+    let pid = target.pid().to_string();
+    let args = ["--engine", "perf-event", "--pid", &pid, "-d", "1.5"];
+    let recorded = record(&stage, &args);
+    conserved(&recorded, THREADS);
+    let (stacks, window) = (&recorded.stacks, figure(&recorded, "window_us"));
+    let asleep = waited(stacks, "sleep_often", "[blocked]");
+    assert!(asleep > window * 9 / 10, "{stacks}");
+    // What never moves is found asleep, and nobody tells where.
+    let unmoved = stacks.filter(|stack| stack.frames[0].name == "[sleeping]").total();
+    assert!((2 * window..2 * window + 25_000).contains(&(unmoved + 1_000)), "{stacks}");
+    let wall = stage.collect("wall", &[&args[..], &["-F", "499"]].concat());
+    let window = figure(&wall, "window_us");
+    is_near(wall.stacks.total(), THREADS * window);
+    let runs = wall.stacks.filter(|stack| stack.has("run_always"));
+    assert!(runs.total() > window * 9 / 10, "{}", wall.stacks);
+    let whole = stage.collect("offcpu", &["--engine", "perf-event", "-d", "0.5"]);
+    let drawn = figure(&whole, "on_cpu_us") + whole.stacks.total();
+    is_near(drawn / 100, figure(&whole, "threads") * figure(&whole, "window_us") / 100);
+    for refused in [&["--wakers"][..], &["--state", "sleeping"], &["--comm", "off*"]] {
+        let mut command = std::process::Command::new(tests::binary());
+        let ended = stage.command(command.arg("offcpu"), &[&args[..], refused].concat());
+        assert_eq!(ended.code, Some(1), "{}", ended.said);
+        assert!(ended.said.contains(refused[0]) && ended.folded.is_none(), "{}", ended.said);
+    }
+}
+
 #[test]
 fn one_thread_alone() {
     require!(root(), tool("gcc"));

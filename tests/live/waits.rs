@@ -217,6 +217,31 @@ fn processes_and_threads_that_are_born_and_die() {
     );
 }
 
+/// The same without BPF programs: perf events tell where a thread waits, and how long.
+#[test]
+fn by_perf_events() {
+    require!(root(), tool("gcc"));
+    let stage = Stage::take();
+    let program = program();
+    for (mode, names) in [
+        ("sleep", &["naps", "dozes"][..]),
+        ("condition", &["awaits_change", "rests"]),
+        ("pipe", &["reads_pipe"]),
+        ("lives", &["awaits_child", "child_naps", "thread_naps"]),
+    ] {
+        let command = ["--engine", "perf-event", "--", program.to_str().unwrap(), mode];
+        let found = record(&stage, "offcpu", &command);
+        let stacks = &found.stacks;
+        stacks.complete();
+        for name in names {
+            Truth::of(&found, name).check(name, below(stacks, name), stacks);
+            let blocked = in_state(stacks, name, "[blocked]");
+            assert!(blocked + in_state(stacks, name, RUNNABLE) == below(stacks, name), "{stacks}");
+        }
+        assert_eq!(found.stats["event"], "context-switches");
+    }
+}
+
 #[test]
 fn stopped_by_a_signal() {
     require!(root(), tool("gcc"));

@@ -119,6 +119,10 @@ pub struct OffCpu {
     /// Whom to record.
     #[command(flatten)]
     pub targets: Targets,
+    /// What records the switches: BPF programs, or perf events with copies of stacks where BPF cannot
+    /// be used
+    #[arg(long, value_name = "ENGINE", value_enum)]
+    pub engine: Option<Engine>,
     /// What to show.
     #[command(flatten)]
     pub show: ShowWaits,
@@ -175,7 +179,7 @@ pub enum Idle {
     Show,
 }
 
-/// The engines of `flame-graph cpu`.
+/// The engines of native recordings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Engine {
     /// eBPF, else perf events [default]

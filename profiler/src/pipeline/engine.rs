@@ -12,6 +12,7 @@ use crate::{
             Report, Scope, Settings, drive,
             ebpf::source::{self as ebpf, EbpfEngine},
             perf_event::source::{self as perf_event, PerfEventEngine},
+            times::Waits,
         },
         session::Session,
     },
@@ -65,9 +66,6 @@ pub fn start(wanted: Option<cli::Engine>, settings: &Settings) -> anyhow::Result
         return Err(error);
     }
     let host = Host::detect_for_cpu();
-    if settings.waits.is_some() {
-        return Err(error.context("waits cannot be timed here"));
-    }
     // What a feature lacks is clearer than what the kernel answered; where all seem to be there,
     // only the answer is left.
     let why = engine::ebpf(&host).err().unwrap_or_else(|| format!("{error:#}"));
@@ -101,8 +99,33 @@ fn by_perf_events(settings: &Settings, instead: Option<(&Host, &str)>) -> anyhow
              own processes, by --pid PID or `-- COMMAND`"
         );
     }
+    if let Some(waits) = settings.waits {
+        check_waits(settings, waits, kernel_frames)?;
+    }
     if !settings.user && !kernel_frames {
         bail!("--kernel-only: this user may not see kernel frames; run as root");
     }
     Ok(Running::PerfEvent(Box::new(perf_event::start(settings.clone(), kernel_frames)?)))
+}
+
+/// What perf events tell of waits, and what they do not.
+fn check_waits(settings: &Settings, waits: Waits, kernel_frames: bool) -> anyhow::Result<()> {
+    let refused = [
+        ("--wakers", waits.wakers),
+        ("--state (but runnable)", waits.states.tells_reasons()),
+        ("--cgroup", settings.filter.cgroup.is_some()),
+        ("--comm", settings.filter.names.is_some()),
+    ];
+    if let Some((option, _)) = refused.into_iter().find(|(_, is_given)| *is_given) {
+        bail!("{option}: perf events do not tell that of waits; it needs the eBPF engine");
+    }
+    let stacks = match kernel_frames {
+        true => "",
+        false => "; where a thread waits is told to root only",
+    };
+    say(format_args!(
+        "note: by perf events all of a wait that is not for want of a CPU from its first moment on is \
+         [blocked]{stacks}\n"
+    ));
+    Ok(())
 }

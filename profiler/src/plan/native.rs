@@ -164,7 +164,7 @@ fn servers(host: &Host) -> Result<Debuginfod, PlanError> {
 /// # Errors
 /// The first contradiction or unusable value.
 pub fn off_cpu(off_cpu: cli::OffCpu) -> Result<CpuPlan, PlanError> {
-    let cli::OffCpu { targets, show, written, account } = off_cpu;
+    let cli::OffCpu { targets, engine, show, written, account } = off_cpu;
     let stacks = &show.stacks;
     let view = view(stacks)?;
     let given = targets.duration.as_deref().map(duration).transpose()?;
@@ -178,7 +178,7 @@ pub fn off_cpu(off_cpu: cli::OffCpu) -> Result<CpuPlan, PlanError> {
         filter,
         frequency: 0,
         perf_maps: false,
-        engine: None,
+        engine,
         outputs,
         title: written.title.unwrap_or_else(|| "Off-CPU time".to_owned()),
         labels: Labels { threads: stacks.threads, pids: stacks.pids, cpus: false },

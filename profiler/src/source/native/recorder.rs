@@ -13,7 +13,7 @@ use super::{
     processes::{NewMapping, Processes},
     regions::{Regions, region_at, wire_mappings},
     samples::{Beyond, Sample},
-    sideband::{Event, Record},
+    sideband::{Event, Record, SETTLE_NANOSECONDS},
     tables::{Storage, Tables},
 };
 use crate::{
@@ -30,9 +30,6 @@ use profiler_ebpf::{
     walk::Walk,
     wire::{FRAME_BY_POINTER, MAX_USER_FRAMES, Outcome, ProcessMappings},
 };
-
-/// Records younger than this may still be on their way into another CPU's buffer.
-const REORDER_NANOSECONDS: u64 = 2_000_000;
 
 /// What a recorder found, beside the stacks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -206,7 +203,7 @@ impl<S: Storage> Recorder<S> {
         self.samples.sort_by_key(|sample| sample.header.time);
         let until = match now {
             u64::MAX => now,
-            now => now.saturating_sub(REORDER_NANOSECONDS),
+            now => now.saturating_sub(SETTLE_NANOSECONDS),
         };
         let late_records = self.records.partition_point(|record| record.time <= until);
         let late_samples = self.samples.partition_point(|sample| sample.header.time <= until);

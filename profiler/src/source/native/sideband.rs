@@ -9,6 +9,9 @@ use perf_event_open_sys::{self as sys, bindings};
 
 use super::{limits::PAGE, ring::PerfRing};
 
+/// Records younger than this may still be on their way into another CPU's buffer.
+pub const SETTLE_NANOSECONDS: u64 = 2_000_000;
+
 /// A record about processes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {

@@ -18,9 +18,24 @@ use crate::source::native::{
     sideband::{follow, open_event, software},
 };
 
+/// When a sample is taken, or a record made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// At every tick of a clock, with records about processes.
+    Clock,
+    /// The same without these, which come by switches.
+    ClockAlone,
+    /// At every switch, of the thread that leaves its CPU.
+    Stacks,
+    /// At every switch a record, no sample, and records about processes.
+    Switches,
+}
+
 /// What is sampled.
 #[derive(Clone, Copy, Debug)]
 pub struct Sampling {
+    /// When.
+    pub kind: Kind,
     /// Samples a second.
     pub frequency: u64,
     /// What a sample holds.
@@ -58,6 +73,8 @@ const SIZES: [(usize, u32); 6] = [
     (128, 32 << 10),
     (64, 16 << 10),
 ];
+/// Bytes of stack in the sample of a switch, of which there are many.
+const WAIT_STACK: u32 = 16 << 10;
 /// Pages of all buffers: 64 MiB, however many CPUs there are.
 const MAX_PAGES: usize = 16_384;
 
@@ -90,7 +107,12 @@ impl Events {
                         Self { rings, events: Vec::new(), sampling, cycles: true, stack };
                     let cpu = cpus.first().copied().unwrap_or_default();
                     // A virtual machine has no counter of cycles as a rule.
-                    events.cycles = open_event(&mut events.attr(None), 0, cpu).is_ok();
+                    if sampling.kind == Kind::Stacks {
+                        events.stack = stack.min(WAIT_STACK);
+                    }
+                    // Not where the samples are no ticks.
+                    events.cycles = matches!(sampling.kind, Kind::Clock | Kind::ClockAlone)
+                        && open_event(&mut events.attr(None), 0, cpu).is_ok();
                     return Ok(events);
                 }
                 Err(error) => refused = error,
@@ -138,15 +160,32 @@ impl Events {
             follow(&mut attr);
             return attr;
         }
-        let Sampling { frequency, layout, kernel } = self.sampling;
-        let mut attr = software(bindings::PERF_COUNT_SW_CPU_CLOCK, 0);
+        let Sampling { kind, frequency, layout, kernel } = self.sampling;
+        if kind == Kind::Switches {
+            let mut attr = software(bindings::PERF_COUNT_SW_DUMMY, 0);
+            attr.set_exclude_kernel(1);
+            attr.set_context_switch(1);
+            if let Some(Whom::Thread { children, .. }) = whom {
+                attr.set_inherit(1);
+                attr.set_inherit_thread(u64::from(!children));
+                follow(&mut attr);
+            }
+            return attr;
+        }
+        let clock = bindings::PERF_COUNT_SW_CPU_CLOCK;
+        let switches = bindings::PERF_COUNT_SW_CONTEXT_SWITCHES;
+        let mut attr = software(if kind == Kind::Stacks { switches } else { clock }, 0);
         if self.cycles {
             attr.type_ = bindings::PERF_TYPE_HARDWARE;
             attr.config = u64::from(bindings::PERF_COUNT_HW_CPU_CYCLES);
         }
         attr.sample_type = layout.sample_type();
-        attr.__bindgen_anon_1.sample_freq = frequency;
-        attr.set_freq(1);
+        if kind == Kind::Stacks {
+            attr.__bindgen_anon_1.sample_period = 1;
+        } else {
+            attr.__bindgen_anon_1.sample_freq = frequency;
+            attr.set_freq(1);
+        }
         attr.set_exclude_idle(1);
         attr.set_exclude_hv(1);
         attr.set_exclude_kernel(u64::from(!kernel));
@@ -158,7 +197,9 @@ impl Events {
         if let Some(Whom::Thread { children, .. }) = whom {
             attr.set_inherit(1);
             attr.set_inherit_thread(u64::from(!children));
-            follow(&mut attr);
+            if kind == Kind::Clock {
+                follow(&mut attr);
+            }
         }
         attr
     }

@@ -4,7 +4,7 @@
 //!
 //! [`source`] runs it, [`events`] opens the events and their buffers, [`sample`] decodes what they
 //! hold, [`filter`] drops what is not wanted, [`names`] knows the threads' names, [`tables`] is the
-//! memory of the walker's tables.
+//! memory of the walker's tables, [`waits`] times what threads wait.
 
 pub mod events;
 pub mod filter;
@@ -12,3 +12,4 @@ pub mod names;
 pub mod sample;
 pub mod source;
 pub mod tables;
+pub mod waits;

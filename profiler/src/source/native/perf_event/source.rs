@@ -10,11 +10,12 @@ use perf_event_open_sys::bindings;
 use rustc_hash::FxHashMap;
 
 use super::{
-    events::{Events, Sampling, Whom},
+    events::{Events, Kind, Sampling, Whom},
     filter::Filter,
     names::Names,
     sample::{Decoded, Layout},
     tables::VecTables,
+    waits::Timer,
 };
 use crate::{
     model::loss::Loss,
@@ -25,6 +26,7 @@ use crate::{
         recorder::Recorder,
         sideband::{self, Event, Record, Sideband},
         throttled::Throttled,
+        times::{Figures, Sums},
     },
     target::{capabilities::online_cpus, process::Proc},
 };
@@ -34,7 +36,10 @@ const ATTACH_ROUNDS: u32 = 4;
 
 /// The engine.
 pub struct PerfEventEngine {
-    events: Events,
+    /// Samples of what runs, where they are asked for.
+    events: Option<Events>,
+    /// What times waits, likewise.
+    timer: Option<Timer>,
     /// Records about the whole host's processes. None: the sampling events tell of their own.
     sideband: Option<Sideband>,
     layout: Layout,
@@ -46,6 +51,8 @@ pub struct PerfEventEngine {
     counts: Counts,
     throttled: Throttled,
     frequency: u64,
+    /// Figures about time, once the sums are there.
+    times: Option<Figures>,
 }
 
 /// What was counted.
@@ -72,13 +79,19 @@ pub fn start(settings: Settings, kernel: bool) -> anyhow::Result<Running<PerfEve
         );
     }
     let layout = Layout { kernel: kernel && settings.kernel, user: settings.user, cgroup };
-    let sampling = Sampling { frequency: settings.frequency, layout, kernel };
     let limits = &settings.limits;
-    let events = Events::new(&cpus, sampling, limits.get(Bound::Copies)).context(
-        "cannot make buffers for perf events: raise kernel.perf_event_mlock_kb or `ulimit -l`",
-    )?;
+    let timer = settings.waits.map(|waits| Timer::new(&cpus, &settings, waits, kernel));
+    let timer = timer.transpose()?;
+    let kind = if timer.is_some() { Kind::ClockAlone } else { Kind::Clock };
+    let sampling = Sampling { kind, frequency: settings.frequency, layout, kernel };
+    let events = settings.samples().then(|| {
+        Events::new(&cpus, sampling, limits.get(Bound::Copies)).context(
+            "cannot make buffers for perf events: raise kernel.perf_event_mlock_kb or `ulimit -l`",
+        )
+    });
     let mut engine = PerfEventEngine {
-        events,
+        events: events.transpose()?,
+        timer,
         sideband: None,
         layout,
         filter: Filter::new(&settings),
@@ -87,6 +100,7 @@ pub fn start(settings: Settings, kernel: bool) -> anyhow::Result<Running<PerfEve
         counts: Counts::default(),
         throttled: Throttled::default(),
         frequency: settings.frequency,
+        times: None,
     };
     match &settings.scope {
         Scope::Host => {
@@ -94,7 +108,7 @@ pub fn start(settings: Settings, kernel: bool) -> anyhow::Result<Running<PerfEve
                 Sideband::open(&cpus, limits.get(Bound::Sideband))
                     .context("cannot follow processes")?,
             );
-            engine.events.open(Whom::Host).context("cannot sample the whole host: run as root")?;
+            engine.open(Whom::Host).context("cannot sample the whole host: run as root")?;
         }
         Scope::Processes { pids, children } => {
             let mut attached = false;
@@ -111,7 +125,7 @@ pub fn start(settings: Settings, kernel: bool) -> anyhow::Result<Running<PerfEve
                 engine.attach(*pid, Whom::Nobody)?;
             }
             for tid in tids {
-                let opened = engine.events.open(Whom::Alone(*tid));
+                let opened = engine.open(Whom::Alone(*tid));
                 opened.map_err(|error| refused(*tid, error))?;
             }
         }
@@ -123,10 +137,25 @@ pub fn start(settings: Settings, kernel: bool) -> anyhow::Result<Running<PerfEve
         engine.names = Some(Names::read(&settings.scope));
     }
     let followed = Followed::start(VecTables::new(limits), &settings)?;
+    if let (Some(timer), Some(waits)) = (&mut engine.timer, settings.waits) {
+        timer.begin(&settings.scope, waits);
+    }
     Ok(Running::new(engine, followed, settings))
 }
 
 impl PerfEventEngine {
+    fn open(&mut self, whom: Whom) -> io::Result<()> {
+        if let Some(timer) = &mut self.timer {
+            timer.open(whom)?;
+        }
+        match &mut self.events {
+            Some(events) if self.timer.is_none() || !matches!(whom, Whom::Nobody(_)) => {
+                events.open(whom)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Attaches to all threads of a process. Those that an attached thread has created inherit its
     /// events; they are told from others that began meanwhile by the records of their creation.
     /// False: the process has ended.
@@ -140,7 +169,7 @@ impl PerfEventEngine {
                 break;
             }
             for tid in new {
-                match self.events.open(whom(*tid)) {
+                match self.open(whom(*tid)) {
                     Ok(()) => drop(attached.insert(*tid, now())),
                     // It has ended.
                     Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
@@ -162,8 +191,12 @@ impl PerfEventEngine {
 
     /// Empties the buffers.
     fn take(&mut self) -> Drained {
-        let Self { events, layout, filter, counts, throttled, .. } = self;
+        let Self { events, timer, layout, filter, counts, throttled, .. } = self;
         let mut drained = Drained::default();
+        if let Some(timer) = timer {
+            drained.unreadable += timer.drain(&mut drained.samples, &mut drained.records);
+        }
+        let Some(events) = events else { return drained };
         filter.begin();
         events.drain(|cpu, kind, misc, body| match kind {
             bindings::PERF_RECORD_SAMPLE => match layout.decode(body, cpu) {
@@ -173,14 +206,12 @@ impl PerfEventEngine {
                 Ok(_) => {}
                 Err(_) => counts.malformed += 1,
             },
-            bindings::PERF_RECORD_LOST => match lost(body, 8) {
-                Some(n) => counts.ring_full += n,
-                None => counts.malformed += 1,
-            },
-            bindings::PERF_RECORD_LOST_SAMPLES => match lost(body, 0) {
-                Some(n) => counts.ring_full += n,
-                None => counts.malformed += 1,
-            },
+            bindings::PERF_RECORD_LOST | bindings::PERF_RECORD_LOST_SAMPLES => {
+                match lost_by(kind, body) {
+                    Some(n) => counts.ring_full += n,
+                    None => counts.malformed += 1,
+                }
+            }
             bindings::PERF_RECORD_THROTTLE | bindings::PERF_RECORD_UNTHROTTLE => {
                 drained.unreadable += u64::from(!throttled.record(kind, body));
             }
@@ -194,8 +225,13 @@ impl PerfEventEngine {
     }
 }
 
-/// The number in a record of losses.
-fn lost(body: &[u8], at: usize) -> Option<u64> {
+/// How many were lost, by a record of that; None: it is of another kind, or too short.
+pub fn lost_by(kind: u32, body: &[u8]) -> Option<u64> {
+    let at = match kind {
+        bindings::PERF_RECORD_LOST => 8,
+        bindings::PERF_RECORD_LOST_SAMPLES => 0,
+        _ => return None,
+    };
     let bytes = body.get(at..at + 8)?.try_into().ok()?;
     Some(u64::from_le_bytes(bytes))
 }
@@ -222,7 +258,8 @@ impl Engine for PerfEventEngine {
     fn fds(&self) -> Vec<BorrowedFd<'_>> {
         let sideband =
             self.sideband.iter().flat_map(|sideband| sideband.fds().map(|fd| fd.as_fd()));
-        self.events.fds().chain(sideband).collect()
+        let timer = self.timer.iter().flat_map(Timer::fds);
+        self.events.iter().flat_map(Events::fds).chain(timer).chain(sideband).collect()
     }
 
     fn drain(&mut self) -> Drained {
@@ -237,6 +274,9 @@ impl Engine for PerfEventEngine {
             records.sort_by_key(|record| record.time);
             names.apply(samples, records, self.filter.names());
         }
+        if let Some(timer) = &mut self.timer {
+            timer.round(records);
+        }
         self.counts.samples += samples.len() as u64;
         drained
     }
@@ -249,8 +289,21 @@ impl Engine for PerfEventEngine {
     fn forget(&mut self, _pids: Vec<u32>) {}
 
     fn detach(&mut self) {
-        self.events.close();
-        self.events.tell_losses();
+        if let Some(timer) = &mut self.timer {
+            timer.detach();
+        }
+        if let Some(events) = &mut self.events {
+            events.close();
+            events.tell_losses();
+        }
+    }
+
+    fn sums(&mut self) -> Option<Sums> {
+        let timer = self.timer.as_mut()?;
+        let switches = timer.switches();
+        let sums = timer.sums();
+        self.times = Some(Figures { switches, ..sums.figures() });
+        Some(sums)
     }
 
     fn finish(&self, recorder: &mut Recorder<VecTables>) -> (u64, Report) {
@@ -259,7 +312,12 @@ impl Engine for PerfEventEngine {
         recorder.lose_samples(Loss::RingFull, ring_full);
         recorder.lose_samples(Loss::Malformed, malformed);
         recorder.lose_samples(Loss::Throttled, throttled);
-        let report = Report { event: self.events.name(), ..Report::default() };
+        if let Some(timer) = &self.timer {
+            recorder.lose(Loss::StackLost, timer.lost.stacks);
+            recorder.lose(Loss::SidebandLost, timer.lost.switches);
+        }
+        let event = self.events.as_ref().map_or("context-switches", Events::name);
+        let report = Report { event, times: self.times, ..Report::default() };
         (samples + ring_full + malformed + throttled, report)
     }
 }

@@ -1,8 +1,10 @@
 //! Where the time of threads goes: their waits, summed in the kernel by thread, stack and state.
 //!
-//! [`wire`] takes the records apart, [`Sums`] adds them up, [`draw`] makes stacks of them.
+//! [`wire`] takes the records apart, [`Sums`] adds them up, [`draw`] makes stacks of them. [`ledger`]
+//! does the kernel's part of it where no BPF program can.
 
 pub mod draw;
+pub mod ledger;
 pub mod wire;
 
 use std::{sync::Arc, time::Duration};
@@ -62,6 +64,12 @@ impl States {
         self.0 == 0 || self.0 >> state.min(31) & 1 != 0
     }
 
+    /// Whether waits are told apart by more than whether a thread could have run.
+    #[must_use]
+    pub fn tells_reasons(self) -> bool {
+        self.0 & !Self::RUNNABLE != 0
+    }
+
     /// Whether waiting for a CPU is chosen.
     #[must_use]
     pub fn has_runnable(self) -> bool {
@@ -116,6 +124,16 @@ pub struct Total {
     pub waits: u64,
 }
 
+impl Total {
+    /// Adds others at the same place.
+    pub fn add(&mut self, other: Self) {
+        self.blocked = self.blocked.saturating_add(other.blocked);
+        self.runnable = self.runnable.saturating_add(other.runnable);
+        self.longest = self.longest.max(other.longest);
+        self.waits = self.waits.saturating_add(other.waits);
+    }
+}
+
 /// Everything about one thread.
 #[derive(Clone, Debug, Default)]
 pub struct Thread {
@@ -152,11 +170,8 @@ impl Sums {
             return;
         }
         let place = Place { stack: sum.stack, waker: sum.waker, state: sum.state, kind: sum.kind };
-        let total = thread.waits.entry(place).or_default();
-        total.blocked = total.blocked.saturating_add(sum.blocked);
-        total.runnable = total.runnable.saturating_add(sum.runnable);
-        total.longest = total.longest.max(sum.longest);
-        total.waits = total.waits.saturating_add(sum.waits);
+        let WaitSum { blocked, runnable, longest, waits, .. } = *sum;
+        thread.waits.entry(place).or_default().add(Total { blocked, runnable, longest, waits });
     }
 
     /// What they come to.
@@ -240,6 +255,7 @@ pub fn state_name(state: u32) -> &'static str {
         wait::TRACED => "[traced]",
         wait::IDLE => "[idle]",
         wait::FROZEN => "[frozen]",
+        wait::BLOCKED => "[blocked]",
         _ => "[sleeping]",
     }
 }
