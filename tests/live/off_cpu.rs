@@ -109,6 +109,8 @@ fn one_thread_alone() {
     conserved(&recorded, 1);
     is_near(waited(&recorded.stacks, "pause", "[sleeping]"), figure(&recorded, "window_us"));
     assert!(recorded.stacks.0.iter().all(|stack| stack.frames[0].name == "off-alone"));
+    let by_perf = ["--engine", "perf-event", "--tid", &pid, "-d", "0.5"];
+    conserved(&record(&stage, &by_perf), 1);
 }
 
 #[test]

@@ -5,16 +5,20 @@
 //! where they do not all fit, only stacks are missing, and no time. The kernel tells whether a thread
 //! was preempted or waits, and not for what, nor when it could have gone on.
 
-use std::os::fd::BorrowedFd;
+use std::{
+    hash::{Hash as _, Hasher as _},
+    os::fd::BorrowedFd,
+};
 
 use anyhow::Context as _;
 use perf_event_open_sys::bindings;
 use profiler_ebpf::threads::{stack, wait};
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashSet, FxHasher};
 
 use super::{
     events::{Events, Kind, Sampling, Whom},
     sample::Layout,
+    source::lost_by,
 };
 use crate::{
     source::native::{
@@ -44,8 +48,7 @@ pub struct Timer {
     /// None: this user may not see where a thread leaves its CPU, which is in the kernel.
     stacks: Option<Events>,
     layout: Layout,
-    /// The processes that count; None: all.
-    pids: Option<FxHashSet<u32>>,
+    counted: Counted,
     ledger: Ledger,
     /// What happened, and may not be in its order yet.
     pending: Vec<Moment>,
@@ -55,6 +58,34 @@ pub struct Timer {
     end: Option<u64>,
     /// Samples and records that were lost.
     pub lost: Lost,
+}
+
+/// Whose time counts. Records tell of others, too: of the other threads of a process, and where a
+/// kernel lets children inherit events, of these.
+enum Counted {
+    All,
+    Processes(FxHashSet<u32>),
+    Threads(FxHashSet<u32>),
+}
+
+impl Counted {
+    fn of(scope: &Scope) -> Self {
+        match scope {
+            Scope::Processes { pids, children: false } => {
+                Self::Processes(pids.iter().copied().collect())
+            }
+            Scope::Threads { tids, .. } => Self::Threads(tids.iter().copied().collect()),
+            Scope::Host | Scope::Processes { .. } => Self::All,
+        }
+    }
+
+    fn has(&self, pid: u32, tid: u32) -> bool {
+        match self {
+            Self::All => true,
+            Self::Processes(pids) => pids.contains(&pid),
+            Self::Threads(tids) => tids.contains(&tid),
+        }
+    }
 }
 
 /// What was lost.
@@ -86,15 +117,11 @@ impl Timer {
         let switches = Events::new(cpus, sampling(Kind::Switches), bytes).context(failed)?;
         let stacks = kernel
             .then(|| Events::new(cpus, sampling(Kind::Stacks), settings.limits.get(Bound::Copies)));
-        let pids = match &settings.scope {
-            Scope::Processes { pids, children: false } => Some(pids.iter().copied().collect()),
-            _ => None,
-        };
         Ok(Self {
             switches,
             stacks: stacks.transpose().context(failed)?,
             layout,
-            pids,
+            counted: Counted::of(&settings.scope),
             ledger: Ledger::new(waits, u64::MAX),
             pending: Vec::new(),
             known: FxHashSet::default(),
@@ -120,10 +147,8 @@ impl Timer {
     pub fn begin(&mut self, scope: &Scope, waits: Waits) {
         self.ledger = Ledger::new(waits, now());
         self.lost = Lost::default();
-        let only = match scope {
-            Scope::Threads { tids, .. } => Some(tids),
-            _ => None,
-        };
+        // Nobody has taken in what was handed over while threads were attached to.
+        self.known.clear();
         let proc = Proc::new();
         for pid in scope.pids(&proc) {
             let Ok(process) = procfs::process::Process::new(pid as i32) else { continue };
@@ -133,7 +158,7 @@ impl Timer {
             for task in process.tasks().into_iter().flatten().flatten() {
                 let Ok(stat) = task.stat() else { continue };
                 let tid = stat.pid as u32;
-                if only.is_none_or(|tids| tids.contains(&tid)) {
+                if self.counted.has(pid, tid) {
                     self.ledger.find(pid, tid, &stat.comm, state(stat.state));
                 }
             }
@@ -168,7 +193,7 @@ impl Timer {
                     }
                     Err(_) => lost.stacks += 1,
                 },
-                kind => lost.stacks += super::source::lost_by(kind, body).unwrap_or(0),
+                kind => lost.stacks += lost_by(kind, body).unwrap_or(0),
             });
         }
         switches.drain(|_, kind, misc, body| match kind {
@@ -179,7 +204,7 @@ impl Timer {
                 }
             }
             bindings::PERF_RECORD_LOST | bindings::PERF_RECORD_LOST_SAMPLES => {
-                lost.switches += super::source::lost_by(kind, body).unwrap_or(1);
+                lost.switches += lost_by(kind, body).unwrap_or(1);
             }
             kind => match sideband::decode(kind, misc, body) {
                 Ok(Some(record)) => records.push(record),
@@ -200,7 +225,7 @@ impl Timer {
         };
         let settled = self.pending.partition_point(|moment| moment.time <= until);
         for moment in self.pending.drain(..settled) {
-            if self.pids.as_ref().is_none_or(|pids| pids.contains(&moment.pid)) {
+            if self.counted.has(moment.pid, moment.tid) {
                 self.ledger.take(moment);
             }
         }
@@ -244,8 +269,7 @@ fn switch(misc: u32, body: &[u8]) -> Option<Moment> {
 
 /// What a stack is called: all that a walk of it may depend on.
 fn name_of(sample: &Sample) -> u64 {
-    use std::hash::{Hash as _, Hasher as _};
-    let mut hasher = rustc_hash::FxHasher::default();
+    let mut hasher = FxHasher::default();
     let registers = sample.header.registers;
     (&sample.kernel, sample.header.pid, registers.ip, registers.sp).hash(&mut hasher);
     (registers.bp, registers.bx, registers.general, &sample.stack).hash(&mut hasher);
