@@ -89,8 +89,10 @@ fn every_thread_is_accounted_for_by_perf_events() {
     let runs = wall.stacks.filter(|stack| stack.has("run_always"));
     assert!(runs.total() > window * 9 / 10, "{}", wall.stacks);
     let whole = stage.collect("offcpu", &["--engine", "perf-event", "-d", "0.5"]);
-    let drawn = figure(&whole, "on_cpu_us") + whole.stacks.total();
-    is_near(drawn / 100, figure(&whole, "threads") * figure(&whole, "window_us") / 100);
+    // Other threads come and go.
+    is_near(whole.stacks.total(), figure(&whole, "runnable_us") + figure(&whole, "blocked_us"));
+    let lived = whole.stacks.total() + figure(&whole, "on_cpu_us");
+    assert!(lived > THREADS * figure(&whole, "window_us"), "{}", whole.said);
     for refused in [&["--wakers"][..], &["--state", "sleeping"], &["--comm", "off*"]] {
         let mut command = std::process::Command::new(tests::binary());
         let ended = stage.command(command.arg("offcpu"), &[&args[..], refused].concat());
