@@ -50,4 +50,5 @@ mod support;
 mod symbols;
 #[cfg(test)]
 mod waits;
+#[cfg(test)]
 mod wakers;

@@ -30,7 +30,8 @@ const TICK: u64 = 10_000;
 /// others.
 const ROOTS: &[&str] = &["_start", "_dl_start_user", "__clone3", "clone3", "__clone"];
 
-fn program() -> PathBuf {
+/// The program whose functions wait.
+pub fn program() -> PathBuf {
     Build::new("gcc", "waits", "waits.c").flags("-O2 -fomit-frame-pointer -pthread").build()
 }
 

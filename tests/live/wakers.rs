@@ -1,19 +1,13 @@
 //! Who ends waits: what `offcpu --wakers` says of programs whose threads and processes wake each
 //! other, and of what interrupts wake.
 
-use std::{
-    path::PathBuf,
-    process::{Command, Stdio},
-};
+use std::process::{Command, Stdio};
 
 use crate::{
     require,
-    support::{Build, Stacks, Stage, root, stacks::Stack, tool},
+    support::{Stacks, Stage, root, stacks::Stack, tool},
+    waits::program,
 };
-
-fn program() -> PathBuf {
-    Build::new("gcc", "waits", "waits.c").flags("-O2 -fomit-frame-pointer -pthread").build()
-}
 
 /// The wait of a stack and who ended it, if that is told.
 fn ends(stack: &Stack) -> (Vec<&str>, Option<Vec<&str>>) {
@@ -48,12 +42,11 @@ fn threads_and_interrupts() {
         let command = ["--", program.to_str().unwrap(), "condition"];
         let found = stage.collect("offcpu", &[&["--wakers"], view, &command].concat());
         let stacks = &found.stacks;
-        let threads = view.contains(&"--threads");
         let produces = |waker: &[&str]| {
             // The other way round: what called comes behind.
             let at = |name| waker.iter().position(|frame| *frame == name);
             let last = waker.last() == Some(&"waits");
-            last && at("produces") < at("main") && (threads || at("main") < at("_start"))
+            last && at("produces") < at("main") && at("main") < at("_start")
         };
         nearly_all(slept(stacks, "awaits_change", produces), stacks);
         // A timer, whatever it interrupted.

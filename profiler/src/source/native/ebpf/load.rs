@@ -8,7 +8,7 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
-    programs::{BtfTracePoint, PerfEvent, ProgramError},
+    programs::{PerfEvent, ProgramError},
     sys::{Stats, enable_stats},
 };
 use aya_log::EbpfLogger;
@@ -239,8 +239,7 @@ impl Engine {
         let name = "follow_fork";
         let failed = |error| refused(name, &error);
         let btf = aya::Btf::from_sys_fs().map_err(|error| failed(ProgramError::Btf(error)))?;
-        let program = self.ebpf.program_mut(name).ok_or(LoadError::Missing(name))?;
-        let program: &mut BtfTracePoint = program.try_into().map_err(failed)?;
+        let program = waits::tracepoint(&mut self.ebpf, name)?;
         program.load("sched_process_fork", &btf).map_err(failed)?;
         program.attach().map_err(failed)?;
         Ok(())

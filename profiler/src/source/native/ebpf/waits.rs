@@ -94,7 +94,12 @@ impl WaitGlobals {
     }
 }
 
-fn tracepoint<'a>(
+/// A program at a tracepoint.
+///
+/// # Errors
+///
+/// When the object has none of this name.
+pub fn tracepoint<'a>(
     ebpf: &'a mut Ebpf,
     name: &'static str,
 ) -> Result<&'a mut BtfTracePoint, LoadError> {

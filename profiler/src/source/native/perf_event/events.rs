@@ -75,6 +75,9 @@ const SIZES: [(usize, u32); 6] = [
 ];
 /// Bytes of stack in the sample of a switch, of which there are many.
 const WAIT_STACK: u32 = 16 << 10;
+/// What to do about buffers that cannot be made.
+pub const NO_BUFFERS: &str =
+    "cannot make buffers for perf events: raise kernel.perf_event_mlock_kb or `ulimit -l`";
 /// Pages of all buffers: 64 MiB, however many CPUs there are.
 const MAX_PAGES: usize = 16_384;
 
@@ -106,11 +109,11 @@ impl Events {
                     let mut events =
                         Self { rings, events: Vec::new(), sampling, cycles: true, stack };
                     let cpu = cpus.first().copied().unwrap_or_default();
-                    // A virtual machine has no counter of cycles as a rule.
                     if sampling.kind == Kind::Stacks {
                         events.stack = stack.min(WAIT_STACK);
                     }
-                    // Not where the samples are no ticks.
+                    // A virtual machine has no counter of cycles as a rule, and what is no tick
+                    // needs none.
                     events.cycles = matches!(sampling.kind, Kind::Clock | Kind::ClockAlone)
                         && open_event(&mut events.attr(None), 0, cpu).is_ok();
                     return Ok(events);

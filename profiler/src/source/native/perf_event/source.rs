@@ -10,7 +10,7 @@ use perf_event_open_sys::bindings;
 use rustc_hash::FxHashMap;
 
 use super::{
-    events::{Events, Kind, Sampling, Whom},
+    events::{Events, Kind, NO_BUFFERS, Sampling, Whom},
     filter::Filter,
     names::Names,
     sample::{Decoded, Layout},
@@ -84,11 +84,9 @@ pub fn start(settings: Settings, kernel: bool) -> anyhow::Result<Running<PerfEve
     let timer = timer.transpose()?;
     let kind = if timer.is_some() { Kind::ClockAlone } else { Kind::Clock };
     let sampling = Sampling { kind, frequency: settings.frequency, layout, kernel };
-    let events = settings.samples().then(|| {
-        Events::new(&cpus, sampling, limits.get(Bound::Copies)).context(
-            "cannot make buffers for perf events: raise kernel.perf_event_mlock_kb or `ulimit -l`",
-        )
-    });
+    let events = settings
+        .samples()
+        .then(|| Events::new(&cpus, sampling, limits.get(Bound::Copies)).context(NO_BUFFERS));
     let mut engine = PerfEventEngine {
         events: events.transpose()?,
         timer,

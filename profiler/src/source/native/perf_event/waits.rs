@@ -16,7 +16,7 @@ use profiler_ebpf::threads::{stack, wait};
 use rustc_hash::{FxHashSet, FxHasher};
 
 use super::{
-    events::{Events, Kind, Sampling, Whom},
+    events::{Events, Kind, NO_BUFFERS, Sampling, Whom},
     sample::Layout,
     source::lost_by,
 };
@@ -110,16 +110,14 @@ impl Timer {
         kernel: bool,
     ) -> anyhow::Result<Self> {
         let layout = Layout { kernel: settings.kernel, user: settings.user, cgroup: false };
-        let failed = "cannot make buffers for perf events: raise kernel.perf_event_mlock_kb or \
-                      `ulimit -l`";
         let sampling = |kind| Sampling { kind, frequency: 0, layout, kernel };
         let bytes = if kernel { SWITCHES } else { FEW_SWITCHES };
-        let switches = Events::new(cpus, sampling(Kind::Switches), bytes).context(failed)?;
+        let switches = Events::new(cpus, sampling(Kind::Switches), bytes).context(NO_BUFFERS)?;
         let stacks = kernel
             .then(|| Events::new(cpus, sampling(Kind::Stacks), settings.limits.get(Bound::Copies)));
         Ok(Self {
             switches,
-            stacks: stacks.transpose().context(failed)?,
+            stacks: stacks.transpose().context(NO_BUFFERS)?,
             layout,
             counted: Counted::of(&settings.scope),
             ledger: Ledger::new(waits, u64::MAX),
