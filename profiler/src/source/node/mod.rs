@@ -48,8 +48,13 @@ const MAX_PROFILE: Duration = Duration::from_secs(60);
 const MAX_WORKERS: Duration = Duration::from_secs(10);
 /// How long after the end of a recording the target closes an inspector itself, should we be gone.
 const MARGIN: Duration = Duration::from_secs(10);
+/// How long it may take to close an inspector.
+const MAX_CLOSE: Duration = Duration::from_secs(2);
 /// Closes the inspector, from within. It ends the connection, so that no reply comes.
 const CLOSE: &str = "process._debugEnd()";
+/// The same behind the next poll for events. Node opens its inspector twice for one SIGUSR1, where it
+/// is not open: as soon as JavaScript runs, and when it polls.
+const CLOSE_BEHIND_POLL: &str = "setImmediate(() => process._debugEnd())";
 
 /// What is asked for.
 #[derive(Clone, Debug)]
@@ -162,7 +167,8 @@ impl Open {
         self.check().await?;
         if self.place.opened {
             let after = settings.duration + MARGIN + settings.duration / 10;
-            let expression = format!("setTimeout(() => {CLOSE}, {}).unref()", after.as_millis());
+            let after = after.as_millis();
+            let expression = format!("setTimeout(() => {CLOSE_BEHIND_POLL}, {after}).unref()");
             let asked = json!({ "expression": expression });
             let answer = self.inspector.ask("Runtime.evaluate", asked, MAX_ANSWER).await?;
             self.timer = result::<Evaluated>(&answer)?.result.object_id;
@@ -249,9 +255,16 @@ impl Open {
         }
         // Requests are carried out in their order, also after we have gone: a thread that is busy
         // elsewhere closes the inspector when it comes back.
-        if inspector.send("Runtime.evaluate", json!({ "expression": CLOSE })).await.is_ok() {
+        for expression in [CLOSE_BEHIND_POLL, CLOSE] {
+            let asked = json!({ "expression": expression });
+            if inspector.send("Runtime.evaluate", asked).await.is_err() {
+                break;
+            }
             let ends = async { while inspector.event().await.is_ok() {} };
-            let _ = timeout(Duration::from_secs(2), ends).await;
+            // The first is in vain in a thread that does not return to its loop.
+            if timeout(MAX_CLOSE, ends).await.is_ok() {
+                break;
+            }
         }
         inspector.close().await;
         if target.closes(port) {
