@@ -10,29 +10,24 @@ use crate::{
 };
 
 /// Whose stack it is.
-pub trait Owner {
-    /// Fills ids and name in.
-    fn sign(&self, header: &mut SampleHeader);
+#[derive(Clone, Copy)]
+pub struct Owner {
+    pub pid: u32,
+    pub tid: u32,
+    /// Name of the thread.
+    pub comm: [u64; 2],
 }
 
-impl Owner for Thread {
+impl Owner {
     #[inline(always)]
-    fn sign(&self, header: &mut SampleHeader) {
-        header.pid = self.pid;
-        header.tid = self.tid;
-        // SAFETY: 16 bytes that begin at a multiple of 8 in the header, and any bytes are a name.
-        unsafe { write_name((&raw mut header.comm).cast(), self.comm) };
+    pub fn of(thread: &Thread) -> Self {
+        Self { pid: thread.pid, tid: thread.tid, comm: thread.comm }
     }
 }
 
 /// Sends a stack, unless it was sent before; false: there was no room for it.
 #[inline(always)]
-pub fn make_known(
-    scratch: &mut Scratch,
-    stack: u64,
-    is_for_host: bool,
-    owner: &impl Owner,
-) -> bool {
+pub fn make_known(scratch: &mut Scratch, stack: u64, is_for_host: bool, owner: Owner) -> bool {
     // SAFETY: a plain lookup, whose value is not used.
     if unsafe { STACKS.get(stack) }.is_some() {
         return true;
@@ -55,11 +50,13 @@ pub fn make_known(
 
 /// Fills in what the header says beside the frames.
 #[inline(always)]
-pub fn fill_header(scratch: &mut Scratch, stack: u64, owner: &impl Owner) {
+pub fn fill_header(scratch: &mut Scratch, stack: u64, owner: Owner) {
     let header = &mut scratch.header;
     // SAFETY: helper without preconditions.
     header.time = unsafe { bpf_ktime_get_ns() };
     header.cpu = 0;
     header.stack = stack;
-    owner.sign(header);
+    (header.pid, header.tid) = (owner.pid, owner.tid);
+    // SAFETY: 16 bytes that begin at a multiple of 8 in the header, and any bytes are a name.
+    unsafe { write_name((&raw mut header.comm).cast(), owner.comm) };
 }

@@ -29,7 +29,7 @@ use crate::{
         PtRegs, begin_walk, has_user_stack, is_for_host, kernel_stack, mix, read_registers,
         set_kernel_frames, walk,
     },
-    stacks::make_known,
+    stacks::{Owner, make_known},
     sums::{add, send_all, send_sums},
     targets,
 };
@@ -351,7 +351,7 @@ fn remember(thread: &mut Thread, scratch: &mut Scratch, kernel: u64, state: u32)
         hash = mix(mix(hash, thread.clock.born), here);
     }
     let stack = stack::of_wait(hash);
-    let is_known = make_known(scratch, stack, is_for_host, thread);
+    let is_known = make_known(scratch, stack, is_for_host, Owner::of(thread));
     let mut index = thread.next as usize & (SLOTS - 1);
     let mut is_there = false;
     for at in 0..SLOTS {

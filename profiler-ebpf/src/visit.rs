@@ -21,7 +21,7 @@ use crate::{
     config,
     maps::{CONTROL, SAMPLES, SCRATCH, Scratch, THREADS, Thread, count},
     stack::{begin_walk, hand_up_by, mix, read_registers, send, set_kernel_frames},
-    stacks::fill_header,
+    stacks::{Owner, fill_header},
     sums::{add, send_all, sums_waiting},
     switch::{begin_waiting, number, word},
     targets,
@@ -119,7 +119,7 @@ fn stack(thread: &mut Thread, scratch: &mut Scratch, task: *const u8) {
     // SAFETY: helper without preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
     let stack = stack::of_wait(mix(mix(now, u64::from(thread.tid)), thread.clock.born));
-    fill_header(scratch, stack, thread);
+    fill_header(scratch, stack, Owner::of(thread));
     // SAFETY: volatile, as the task may have got a CPU meanwhile: then this is not where it waited.
     let (phase, last) = unsafe {
         (

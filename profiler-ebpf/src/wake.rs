@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use profiler_ebpf::{
     threads::{phase, stack},
-    wire::{Counter, SampleHeader},
+    wire::Counter,
 };
 
 use crate::{
@@ -18,25 +18,8 @@ use crate::{
     proof::near,
     stack::{begin_walk, is_for_host, mix, read_registers, walk},
     stacks::{Owner, make_known},
-    sums::write_name,
     switch::look,
 };
-
-/// The current task.
-struct Waker {
-    ids: u64,
-    comm: [u64; 2],
-}
-
-impl Owner for Waker {
-    #[inline(always)]
-    fn sign(&self, header: &mut SampleHeader) {
-        header.pid = (self.ids >> 32) as u32;
-        header.tid = self.ids as u32;
-        // SAFETY: 16 bytes that begin at a multiple of 8 in the header, and any bytes are a name.
-        unsafe { write_name((&raw mut header.comm).cast(), self.comm) };
-    }
-}
 
 /// At every waking, by who wakes: `(task)`.
 #[inline(always)]
@@ -72,13 +55,13 @@ fn stack_of_current(ctx: &BtfTracePointContext) -> u64 {
     let mut comm = [0; 2];
     // SAFETY: writes 16 bytes at the most.
     unsafe { bpf_get_current_comm((&raw mut comm).cast(), 16) };
-    let waker = Waker { ids, comm };
+    let owner = Owner { pid: (ids >> 32) as u32, tid: ids as u32, comm };
     // SAFETY: the scratch space of this CPU for wakings, which do not interrupt each other. The
     // callback of bpf_loop uses it, too, so no reference lives across that call.
     unsafe {
         let kernel = look(ctx, &mut *scratch);
-        (*scratch).hash = mix(mix(mix(kernel, ids >> 32), comm[0]), comm[1]);
-        (*scratch).header.pid = (ids >> 32) as u32;
+        (*scratch).hash = mix(mix(mix(kernel, u64::from(owner.pid)), comm[0]), comm[1]);
+        (*scratch).header.pid = owner.pid;
         if read_registers(&mut *scratch, task.cast_const().cast()) && begin_walk(&mut *scratch) {
             walk::<false>(number);
         }
@@ -94,6 +77,6 @@ fn stack_of_current(ctx: &BtfTracePointContext) -> u64 {
     }
     let stack = stack::of_waker(hash);
     // One that is not sent is shown as lost.
-    make_known(scratch, stack, is_for_host, &waker);
+    make_known(scratch, stack, is_for_host, owner);
     stack
 }

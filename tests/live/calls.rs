@@ -306,29 +306,43 @@ fn hand_written_code() {
     for (name, _) in ways {
         let stacks = recorded.stacks.of(name);
         stacks.at_least(20).complete().rooted(&["_start"]);
-        let functions = ["with_cfi", "pushes_in_loop", "without_cfi"];
-        let paths = functions.map(|f| Path::of(&["main", f, "burn"]).share(1.0 / 3.0));
+        let functions = ["with_cfi", "pushes_in_loop", "without_cfi", "without_both", "aligned"];
+        let paths = functions.map(|f| Path::of(&["main", f, "burn"]).share(1.0 / 5.0));
         stacks.paths("main", &paths);
     }
 }
 
 #[test]
 fn coroutines_end_at_their_root() {
-    require!(root(), tool("gcc"));
-    let program = Build::new("gcc", "context", "context.c").flags("-O2").build();
+    require!(root(), tool("gcc"), tool("as"));
+    // Made by libc, and by hand without unwind information.
+    let by_hand = |name, flags| {
+        let build = Build::new("gcc", name, "fcontext.c").source("fcontext.S");
+        build.flags("-O2").flags(flags).build()
+    };
+    let names = ["context", "fcontext", "fcontext-fp"];
+    let programs = [
+        Build::new("gcc", names[0], "context.c").flags("-O2").build(),
+        by_hand(names[1], "-fomit-frame-pointer"),
+        by_hand(names[2], "-fno-omit-frame-pointer -static"),
+    ];
     let stage = Stage::take();
-    let target = stage.run(program);
-    let recorded = stage.record(&[&target], 1.5);
-    let stacks = &recorded.stacks;
-    stacks.at_least(40).complete();
-    let own = stacks.filter(|stack| stack.has("body"));
-    own.paths("body", &[Path::new("body on_own_stack burn").share(1.0), Path::new("body …")]);
-    let share = own.total() as f64 / stacks.total() as f64;
-    assert!((share - 2.0 / 3.0).abs() < 0.1, "{share}: {stacks}");
-    // What started a context is part of libc and all that is below its body.
-    let below = own.filter(|stack| stack.user().iter().position(|name| *name == "body") > Some(1));
-    assert!(below.0.is_empty(), "{below}");
-    stacks.filter(|stack| !stack.has("body")).rooted(&["_start"]);
+    let targets = programs.map(|program| stage.run(program));
+    let recorded = stage.record(&targets.iter().collect::<Vec<_>>(), 3.0);
+    for name in names {
+        eprintln!("{name}:");
+        let stacks = recorded.stacks.of(name);
+        stacks.at_least(40).complete();
+        let own = stacks.filter(|stack| stack.has("body"));
+        own.paths("body", &[Path::new("body on_own_stack burn").share(1.0), Path::new("body …")]);
+        let share = own.total() as f64 / stacks.total() as f64;
+        assert!((share - 2.0 / 3.0).abs() < 0.1, "{share}: {stacks}");
+        // What started a context is all that is below its body.
+        let below =
+            own.filter(|stack| stack.user().iter().position(|name| *name == "body") > Some(1));
+        assert!(below.0.is_empty(), "{below}");
+        stacks.filter(|stack| !stack.has("body")).rooted(&["_start"]);
+    }
 }
 
 #[test]

@@ -1,4 +1,5 @@
-# Hand-written functions: with call-frame information, and without it but with a frame pointer.
+# Hand-written functions: with call-frame information, without it but with a frame pointer, and without
+# both.
         .text
         .globl with_cfi
         .type with_cfi, @function
@@ -59,4 +60,39 @@ without_cfi:
         leave
         ret
         .size without_cfi, .-without_cfi
+
+# rbp is a number like any other here.
+        .globl without_both
+        .type without_both, @function
+without_both:
+        push %rbx
+        push %rbp
+        sub $40, %rsp
+        mov $1, %ebp
+        lea 1f(%rip), %rbx
+        jmp *%rbx
+1:      call burn
+        add $40, %rsp
+        pop %rbp
+        pop %rbx
+        ret
+        .size without_both, .-without_both
+
+# As vector code has it: the stack is aligned, and the stack pointer kept in memory.
+        .globl aligned
+        .type aligned, @function
+aligned:
+        mov %rsp, %rax
+        sub $128, %rsp
+        and $-64, %rsp
+        mov %rax, 96(%rsp)
+        push %rbp
+        push %rbp
+        xor %ebp, %ebp
+        call burn
+        pop %rbp
+        pop %rbp
+        mov 96(%rsp), %rsp
+        ret
+        .size aligned, .-aligned
         .section .note.GNU-stack,"",@progbits

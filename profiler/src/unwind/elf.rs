@@ -98,25 +98,25 @@ impl<'a> File<'a> {
         Some((section, &data[..data.len().min(MAX_SECTION as usize)]))
     }
 
+    /// Where a section of code lies.
+    pub fn text_of(&self, name: &[u8]) -> Option<(u64, u64)> {
+        let (section, _) = self.section(name)?;
+        let (start, size) = (section.sh_addr(LITTLE), section.sh_size(LITTLE));
+        let end = start.checked_add(size)?;
+        let text = self.text_from(start)?;
+        (size > 0 && start >= text.address && end <= text.address + text.size)
+            .then_some((start, end))
+    }
+
     /// The address ranges of the functions of these names in a symbol table.
-    pub fn functions(
-        &self,
-        (symbols, strings): (&[u8], &[u8]),
-        wanted: &[&[u8]],
-    ) -> Vec<(u64, u64)> {
-        let (Some((_, symbols)), Some((_, strings))) =
-            (self.section(symbols), self.section(strings))
-        else {
-            return Vec::new();
-        };
-        let whole = symbols.len() - symbols.len() % size_of::<Sym64<Endianness>>();
-        let symbols = slice_from_all_bytes::<Sym64<Endianness>>(&symbols[..whole]);
-        let functions = symbols.unwrap_or_default().iter().filter(|symbol| {
+    pub fn functions(&self, table: (&[u8], &[u8]), wanted: &[&[u8]]) -> Vec<(u64, u64)> {
+        let Some((_, strings)) = self.section(table.1) else { return Vec::new() };
+        let functions = self.symbols(table.0).filter(|symbol| {
             let name = strings.get(symbol.st_name.get(LITTLE) as usize..).unwrap_or_default();
             let is = |wanted: &&[u8]| {
                 name.strip_prefix(*wanted).is_some_and(|rest| rest.first() == Some(&0))
             };
-            symbol.st_type() == STT_FUNC && wanted.iter().any(is)
+            wanted.iter().any(is)
         });
         functions
             .filter_map(|symbol| {
@@ -124,6 +124,19 @@ impl<'a> File<'a> {
                 Some((start, start.checked_add(symbol.st_size.get(LITTLE))?))
             })
             .collect()
+    }
+
+    /// The addresses of all functions in a symbol table.
+    pub fn function_starts(&self, table: (&[u8], &[u8])) -> Vec<u64> {
+        self.symbols(table.0).map(|symbol| symbol.st_value.get(LITTLE)).collect()
+    }
+
+    /// The functions of a symbol table.
+    fn symbols(&self, table: &[u8]) -> impl Iterator<Item = &'a Sym64<Endianness>> {
+        let data = self.section(table).map_or(&[][..], |(_, data)| data);
+        let whole = data.len() - data.len() % size_of::<Sym64<Endianness>>();
+        let symbols = slice_from_all_bytes::<Sym64<Endianness>>(&data[..whole]);
+        symbols.unwrap_or_default().iter().filter(|symbol| symbol.st_type() == STT_FUNC)
     }
 
     fn section_address(&self, name: &[u8]) -> Option<u64> {

@@ -5,11 +5,13 @@
 //!
 //! * [`elf`] finds the text and the tables in the file,
 //! * [`cfi`] evaluates their programs, [`rule`] says what a row means for the walker,
+//! * [`assembly`] follows the instructions of functions without tables,
 //! * [`contexts`] knows where C libraries go over to another stack,
 //! * [`go`] knows Go's own tables, which stripped programs keep,
 //! * [`trampoline`] knows signal trampolines without tables,
 //! * [`rows`] joins the rows of several sources.
 
+mod assembly;
 mod cfi;
 mod contexts;
 mod elf;
@@ -168,6 +170,8 @@ pub fn compile(elf: &[u8]) -> Result<UnwindRows, UnwindError> {
     rows = rows::fill_few_gaps(rows, &stubs)?;
     let roots = roots::find(&file, &rows, &mut rules)?;
     rows = rows::fill_few_gaps(rows, &roots)?;
+    let functions = assembly::find(&file, &rows, &mut rules)?;
+    rows = rows::fill_few_gaps(rows, &functions)?;
     stubs::mark_padding(&mut rows, &mut rules);
     rows.shrink_to_fit();
     let rules = rules.used(&mut rows);

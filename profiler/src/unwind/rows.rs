@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, iter::Peekable, slice};
 
-use super::{MAX_ROWS, RowAt, UnwindError};
+use super::{MAX_ROWS, RowAt, TextRange, UnwindError};
 
 /// Appends rows in address order and keeps the list minimal.
 #[derive(Default)]
@@ -47,6 +47,30 @@ impl Builder {
     pub fn finish(self) -> Vec<RowAt> {
         self.rows
     }
+}
+
+/// Shorter holes between rows are padding between functions: looking at each would read all text in.
+const MIN_HOLE: u64 = 16;
+
+/// From where to where text has no rows, but might have.
+pub fn holes(text: &[TextRange], rows: &[RowAt]) -> Vec<(u64, u64)> {
+    let mut holes = Vec::new();
+    for text in text {
+        let end = text.address + text.size;
+        let mut at = rows.partition_point(|row| row.address() <= text.address);
+        let mut address = text.address;
+        let mut rule = at.checked_sub(1).map_or(0, |before| rows[before].rule());
+        while address < end {
+            let next = rows.get(at).map_or(end, |row| row.address().min(end));
+            if rule == 0 && next - address >= MIN_HOLE {
+                holes.push((address, next));
+            }
+            address = next;
+            rule = rows.get(at).map_or(0, |row| row.rule());
+            at += 1;
+        }
+    }
+    holes
 }
 
 /// The rows of `first`, and those of `second` where `first` has no rule.

@@ -2,12 +2,11 @@
 //! their stack layout is known: PLT stubs, `_init` and `_fini`, and the system calls that start a
 //! thread.
 
-use object::read::elf::SectionHeader as _;
 use profiler_ebpf::wire::{Rule, cfa, saved};
 
 use super::{
     RowAt, UnwindError,
-    elf::{File, LITTLE},
+    elf::File,
     rows::Builder,
     rule::{END, Rules},
 };
@@ -31,14 +30,14 @@ const MAX_PADDING: u64 = 15;
 /// Rows for such code; they count where there are no others.
 pub fn find(file: &File<'_>, rows: &[RowAt], rules: &mut Rules) -> Result<Vec<RowAt>, UnwindError> {
     let mut ranges: Vec<(u64, u64, Rule)> = Vec::new();
-    if let Some((start, end)) = range(file, b".plt") {
+    if let Some((start, end)) = file.text_of(b".plt") {
         // The push of a lazy stub, where there is one, ends at byte 11 of its 16.
         ranges.push((start, end, Rule { cfa: cfa::PLT, cfa_offset: 11, ..pushed(0) }));
     }
-    for (start, end) in JUMPS.iter().filter_map(|name| range(file, name)) {
+    for (start, end) in JUMPS.iter().filter_map(|name| file.text_of(name)) {
         ranges.push((start, end, pushed(8)));
     }
-    for (start, end) in HALVES.iter().filter_map(|name| range(file, name)) {
+    for (start, end) in HALVES.iter().filter_map(|name| file.text_of(name)) {
         let code = file.code(start, end).unwrap_or_default();
         let marked = if code.starts_with(&ENDBR) { ENDBR.len() } else { 0 };
         if code[marked..].starts_with(&SUB) && end - start > 16 {
@@ -77,15 +76,6 @@ fn pushed(offset: i32) -> Rule {
     Rule { cfa: cfa::SP, cfa_offset: offset, ra: saved::AT_CFA, ra_offset: -8, ..Rule::NONE }
 }
 
-/// Where a section of code lies.
-fn range(file: &File<'_>, name: &[u8]) -> Option<(u64, u64)> {
-    let (section, _) = file.section(name)?;
-    let (start, size) = (section.sh_addr(LITTLE), section.sh_size(LITTLE));
-    let end = start.checked_add(size)?;
-    let text = file.text_from(start)?;
-    (size > 0 && start >= text.address && end <= text.address + text.size).then_some((start, end))
-}
-
 /// In a short hole before a start of a thread, what held before the hole still holds.
 fn holes(rows: &[RowAt], rules: &mut Rules) -> Result<Vec<RowAt>, UnwindError> {
     let root = rules.number(&END);
@@ -93,7 +83,8 @@ fn holes(rows: &[RowAt], rules: &mut Rules) -> Result<Vec<RowAt>, UnwindError> {
     for three in rows.windows(3) {
         let [before, hole, after] = three else { continue };
         let short = after.address() - hole.address() <= MAX_HOLE;
-        if short && before.rule() != 0 && hole.rule() == 0 && after.rule() == root {
+        let goes_on = ![0, root].contains(&before.rule());
+        if short && goes_on && hole.rule() == 0 && after.rule() == root {
             found.push(hole.address(), before.rule())?;
             found.push(after.address(), 0)?;
         }

@@ -1,12 +1,13 @@
-//! Signal trampolines without unwind information, known by their instructions.
+//! Code without unwind information that is known by its instructions: signal trampolines, and where
+//! the function of a coroutine returns to that was made by hand.
 
 use profiler_ebpf::wire::{Rule, cfa};
 
 use super::{
     RowAt, UnwindError,
     elf::File,
-    rows::Builder,
-    rule::{self, Rules},
+    rows::{Builder, holes},
+    rule::{self, END, Rules},
 };
 
 /// `syscall`.
@@ -15,9 +16,12 @@ const SYSCALL: [u8; 2] = [0x0f, 0x05];
 /// signal handlers by one of these and a system call.
 const NUMBER: [&[u8]; 2] = [&[0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0], &[0xb8, 0x0f, 0, 0, 0]];
 
-/// Shorter holes are padding between functions: looking at each would read all text in.
-const MIN_HOLE: u64 = 16;
-/// Longer ones are no C library's, and looking at them would read them in from the disk.
+/// `hlt`: where a call before it returns to, it never does.
+const HLT: u8 = 0xf4;
+/// `xor %rdi, %rdi` and `xor %edi, %edi`: the status of an exit.
+const NO_STATUS: [&[u8]; 2] = [&[0x48, 0x31, 0xff], &[0x31, 0xff]];
+
+/// Longer holes are no C library's, and looking at them would read them in from the disk.
 const MAX_HOLE: u64 = 4 << 20;
 
 /// The rule of a trampoline: its stack pointer points to a `ucontext`, in which rbp, rsp and rip
@@ -26,28 +30,18 @@ pub fn signal_frame() -> Rule {
     rule::signal(0xa0, 0x78, 0xa8)
 }
 
-/// Rows for the trampolines in text that has no other rows.
+/// Rows for such code in text that has no other rows.
 pub fn find(file: &File<'_>, rows: &[RowAt], rules: &mut Rules) -> Result<Vec<RowAt>, UnwindError> {
     let mut found = Builder::default();
-    for text in &file.text {
-        let end = text.address + text.size;
-        let mut at = rows.partition_point(|row| row.address() <= text.address);
-        let mut address = text.address;
-        let mut rule = at.checked_sub(1).map_or(0, |before| rows[before].rule);
-        while address < end {
-            let next = rows.get(at).map_or(end, |row| row.address().min(end));
-            if rule == 0 && (MIN_HOLE..MAX_HOLE).contains(&(next - address)) {
-                scan(file, address, next, rules, &mut found)?;
-            }
-            address = next;
-            rule = rows.get(at).map_or(0, |row| row.rule());
-            at += 1;
+    for (start, end) in holes(&file.text, rows) {
+        if end - start < MAX_HOLE {
+            scan(file, start, end, rules, &mut found)?;
         }
     }
     Ok(found.finish())
 }
 
-/// Finds trampolines between two addresses of one text range.
+/// Finds such code between two addresses of one text range.
 fn scan(
     file: &File<'_>,
     start: u64,
@@ -59,19 +53,42 @@ fn scan(
         return Ok(());
     };
     let mut from = 0;
-    while let Some(length) = code[from..].iter().position(|byte| *byte == SYSCALL[1]) {
+    let is_last = |byte: &u8| *byte == HLT || *byte == SYSCALL[1];
+    while let Some(length) = code[from..].iter().position(is_last) {
         let stop = from + length + 1;
-        let before = code[..stop].strip_suffix(&SYSCALL);
-        let prefix = NUMBER.iter().find(|prefix| before.is_some_and(|code| code.ends_with(prefix)));
-        if let Some(prefix) = prefix {
-            let first = start + (stop - SYSCALL.len() - prefix.len()) as u64;
-            // The handler's return address is looked up one byte earlier, like every other.
-            found.push(first.saturating_sub(1), rules.number(&signal_frame()))?;
+        let known = signal_return(&code[..stop]).map(|size| (size, signal_frame()));
+        let known = known.or_else(|| Some((exit(&code[..stop])?, END)));
+        if let Some((size, rule)) = known {
+            // What returns here is looked up one byte earlier, like every return address.
+            let before = (start + (stop - size) as u64).saturating_sub(1);
+            found.push(before, rules.number(&rule))?;
             found.push(start + stop as u64, 0)?;
         }
         from = stop;
     }
     Ok(())
+}
+
+/// The size of the trampoline at the end of some code.
+fn signal_return(code: &[u8]) -> Option<usize> {
+    let before = code.strip_suffix(&SYSCALL)?;
+    let number = NUMBER.iter().find(|number| before.ends_with(number))?;
+    Some(number.len() + SYSCALL.len())
+}
+
+/// The size of the code at the end of some that exits with status 0 and says that it does not
+/// return, as boost's fcontext has it below the function of a context.
+fn exit(code: &[u8]) -> Option<usize> {
+    let before = code.strip_suffix(&[HLT])?;
+    // `call` by distance, or through a word at a distance.
+    let call = [&[0xe8][..], &[0xff, 0x15]].into_iter().find_map(|call| {
+        let size = call.len() + 4;
+        let at = before.len().checked_sub(size)?;
+        before[at..].starts_with(call).then_some(size)
+    })?;
+    let before = &before[..before.len() - call];
+    let status = NO_STATUS.iter().find(|status| before.ends_with(status))?;
+    Some(status.len() + call + 1)
 }
 
 /// Has the rule of a trampoline hold behind its end: while its system call runs, that is where the

@@ -16,14 +16,14 @@ const SHF_COMPRESSED: u64 = 1 << 11;
 
 /// An ELF file to be.
 #[derive(Default)]
-struct Made {
+pub struct Made {
     /// Address and bytes of executable segments.
-    segments: Vec<(u64, Vec<u8>)>,
+    pub segments: Vec<(u64, Vec<u8>)>,
     sections: Vec<(&'static str, u64, Vec<u8>)>,
 }
 
 impl Made {
-    fn with_text(size: usize) -> Self {
+    pub fn with_text(size: usize) -> Self {
         Self { segments: vec![(TEXT, vec![0x90; size])], sections: Vec::new() }
     }
 
@@ -32,7 +32,7 @@ impl Made {
         self
     }
 
-    fn bytes(&self) -> Vec<u8> {
+    pub fn bytes(&self) -> Vec<u8> {
         let mut file = vec![0; TEXT_OFFSET as usize];
         let mut headers = Vec::new();
         for (address, text) in &self.segments {
@@ -375,6 +375,97 @@ fn signal_trampolines() {
     let frames = Frames::eh().function(TEXT, 0x100, &[]);
     let compiled = made.section(".eh_frame", 2, frames.bytes).compile();
     assert_eq!(list(&compiled), [(TEXT, by_sp(8)), (TEXT + 0x100, Rule::NONE)]);
+}
+
+#[test]
+fn functions_made_by_hand_return_to_an_exit() {
+    let mut made = Made::with_text(0x100);
+    let code = &mut made.segments[0].1;
+    code[0x20..0x29].copy_from_slice(&[0x48, 0x31, 0xff, 0xe8, 1, 2, 0xf4, 4, 0xf4]);
+    code[0x40..0x49].copy_from_slice(&[0x31, 0xff, 0xff, 0x15, 1, 2, 3, 4, 0xf4]);
+    // Another status, and a call that returns.
+    code[0x60..0x68].copy_from_slice(&[0x31, 0xf6, 0xe8, 1, 2, 3, 4, 0xf4]);
+    code[0x80..0x88].copy_from_slice(&[0x31, 0xff, 0xe8, 1, 2, 3, 4, 0xcc]);
+    let end = rule_at(&made.compile(), TEXT + 0x20);
+    assert_eq!(end.cfa, cfa::END);
+    let expected = [
+        (TEXT + 0x1f, end),
+        (TEXT + 0x29, Rule::NONE),
+        (TEXT + 0x3f, end),
+        (TEXT + 0x49, Rule::NONE),
+    ];
+    assert_eq!(list(&made.compile()), expected);
+}
+
+#[test]
+fn functions_without_tables_are_followed() {
+    let frame = |size, fp_offset, bx_offset| Rule {
+        cfa: cfa::SP,
+        cfa_offset: size,
+        fp: if fp_offset == 0 { saved::SAME } else { saved::AT_CFA },
+        fp_offset,
+        ra: saved::AT_CFA,
+        ra_offset: -8,
+        bx_offset,
+        ..Rule::NONE
+    };
+    let code: &[u8] = &[
+        0x55, // push %rbp
+        0x53, // push %rbx
+        0x48, 0x83, 0xec, 0x28, // sub $0x28,%rsp
+        0x31, 0xed, // xor %ebp,%ebp
+        0x31, 0xdb, // xor %ebx,%ebx
+        0x48, 0x83, 0xc4, 0x28, // add $0x28,%rsp
+        0x5b, 0x5d, 0xc3, // pop %rbx; pop %rbp; ret
+    ];
+    let expected = [
+        (0, frame(8, 0, 0)),
+        (1, frame(16, 0, 0)),
+        (2, frame(24, 0, 0)),
+        (6, frame(64, 0, 0)),
+        (8, frame(64, -16, 0)),
+        (10, frame(64, -16, -24)),
+        (14, frame(24, -16, -24)),
+        (15, frame(16, -16, 0)),
+        (16, frame(8, 0, 0)),
+        (17, Rule::NONE),
+    ];
+    let aligned: &[u8] = &[
+        0x48, 0x89, 0xe0, // mov %rsp,%rax
+        0x48, 0x83, 0xe4, 0xc0, // and $-64,%rsp
+        0x50, // push %rax
+        0x31, 0xc0, // xor %eax,%eax
+        0x5c, 0xc3, // pop %rsp; ret
+    ];
+    let kept = |offset| Rule { cfa: cfa::DEREF_SP, cfa_add: 8, ..frame(offset, 0, 0) };
+    let by_rax = Rule { cfa: cfa::REGISTER, ..frame(8, 0, 0) };
+    let expected_aligned =
+        [(0, frame(8, 0, 0)), (7, by_rax), (8, kept(0)), (11, frame(8, 0, 0)), (12, Rule::NONE)];
+    let switch: &[u8] = &[
+        0x55, // push %rbp
+        0x48, 0x89, 0x27, // mov %rsp,(%rdi)
+        0x48, 0x89, 0xf4, // mov %rsi,%rsp
+        0x5d, 0xc3, // pop %rbp; ret
+    ];
+    let expected_switch = [
+        (0, frame(8, 0, 0)),
+        (1, frame(16, 0, 0)),
+        (7, frame(16, -16, 0)),
+        (8, frame(8, 0, 0)),
+        (9, Rule::NONE),
+    ];
+    for (code, expected) in [
+        (code, &expected[..]),
+        (aligned, &expected_aligned),
+        (switch, &expected_switch),
+        // What is pushed is not taken back: no function.
+        (&[0x55, 0xc3], &[]),
+    ] {
+        let mut made = Made::with_text(0x100);
+        made.segments[0].1[..code.len()].copy_from_slice(code);
+        let expected: Vec<_> = expected.iter().map(|(at, rule)| (TEXT + at, *rule)).collect();
+        assert_eq!(list(&made.compile()), expected, "{code:x?}");
+    }
 }
 
 #[test]

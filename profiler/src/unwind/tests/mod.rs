@@ -1,6 +1,7 @@
 //! Tests of the compiler: real files against gimli's own evaluation, files made by hand, damage.
 
 mod against_gimli;
+mod assembly;
 mod damaged;
 mod go;
 mod image;
