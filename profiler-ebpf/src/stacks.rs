@@ -1,7 +1,7 @@
 //! Stacks of waits and of who ends them, each of which is sent once.
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
-use profiler_ebpf::wire::{Counter, SampleHeader};
+use profiler_ebpf::wire::Counter;
 
 use crate::{
     maps::{STACKS, Scratch, Thread, count},

@@ -313,6 +313,22 @@ fn hand_written_code() {
 }
 
 #[test]
+fn numbers_by_hand_written_functions_of_a_library() {
+    require!(root(), tool("gcc"));
+    let program = Build::new("gcc", "numbers", "numbers.c").flags("-O2 -lgmp").build();
+    let stage = Stage::take();
+    let target = stage.run(program);
+    let recorded = stage.record(&[&target], 1.5);
+    let stacks = &recorded.stacks;
+    stacks.at_least(40).complete().rooted(&["_start"]);
+    let inner = stacks.filter(|stack| stack.has("main"));
+    // Some moments of `main` itself, and all else in one of the two.
+    let both = inner.filter(|stack| stack.has("multiplies") || stack.has("divides"));
+    assert!(both.total() as f64 > 0.99 * stacks.total() as f64, "{stacks}");
+    assert!(both.share("multiplies") > 0.1 && both.share("divides") > 0.1, "{stacks}");
+}
+
+#[test]
 fn coroutines_end_at_their_root() {
     require!(root(), tool("gcc"), tool("as"));
     // Made by libc, and by hand without unwind information.

@@ -13,6 +13,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("g++", "test programs in C++"),
     ("gcc", "test programs in C, and the linker that Rust uses"),
     ("libc6-dev", "headers and static libraries for the test programs"),
+    ("libgmp-dev", "a library with hand-written functions"),
     ("linux-perf", "the peer that results are compared with"),
     ("lld", "test programs as lld lays them out"),
     ("llvm", "llvm-dwp, for test programs with packages of debug files"),

@@ -243,9 +243,19 @@ impl State {
 
     /// How to step from here to the caller.
     pub fn rule(&self) -> Option<Rule> {
-        let base = |kind, offset| Rule { cfa: kind, cfa_offset: offset, ..Rule::NONE };
+        let stacked = Rule { ra: saved::AT_CFA, ra_offset: -8, ..Rule::NONE };
+        let base = |kind, offset| Rule { cfa: kind, cfa_offset: offset, ..stacked };
         let frame = match (self.registers[SP], self.registers[BP], self.kept) {
-            (Value::Frame(at), ..) if at <= 0 => base(cfa::SP, -at),
+            // All of it was taken back, and one register has where it returns to.
+            (Value::Frame(0), ..) => {
+                let register = self.registers.iter().position(|value| *value == Value::Return)?;
+                Rule {
+                    ra: saved::REGISTER,
+                    ra_offset: i32::from(DWARF[register]),
+                    ..base(cfa::SP, 0)
+                }
+            }
+            (Value::Frame(at), ..) if at < 0 => base(cfa::SP, -at),
             (_, Value::Frame(at), _) => base(cfa::BP, -at),
             (Value::Aligned(sp), _, Some((Value::Aligned(at), frame))) => {
                 Rule { cfa_add: -frame, ..base(cfa::DEREF_SP, at - sp) }
@@ -267,7 +277,7 @@ impl State {
         };
         let is_same = self.registers[BX] == Value::Entry(BX as u8);
         let bx_offset = if is_same { 0 } else { self.bx.unwrap_or_default() };
-        Some(Rule { fp, fp_offset, ra: saved::AT_CFA, ra_offset: -8, bx_offset, ..frame })
+        Some(Rule { fp, fp_offset, bx_offset, ..frame })
     }
 }
 
