@@ -226,15 +226,20 @@ pub fn is_for_host(outcome: u32) -> bool {
 /// to go on with.
 #[inline(always)]
 pub fn hand_up(scratch: &mut Scratch) {
-    hand_up_by(scratch, |target, size, address| {
+    hand_up_by(scratch, MAX_MISSED, |target, size, address| {
         // SAFETY: the caller leaves room for `size` bytes; the helper never faults.
         unsafe { bpf_probe_read_user(target, size, address) == 0 }
     });
 }
 
-/// The same by any way to read: `(to, bytes, from)`, with room for a whole page at `to`.
+/// The same by any way to read: `(to, bytes, from)`, with room for a whole page at `to`. More unreadable
+/// pages than `most_missed` in a row are the end of the stack.
 #[inline(always)]
-pub fn hand_up_by(scratch: &mut Scratch, read: impl Fn(*mut c_void, u32, *const c_void) -> bool) {
+pub fn hand_up_by(
+    scratch: &mut Scratch,
+    most_missed: u32,
+    read: impl Fn(*mut c_void, u32, *const c_void) -> bool,
+) {
     scratch.header.registers = scratch.walk.registers;
     let from = scratch.walk.registers.sp;
     let words = u64::from(scratch.next);
@@ -252,7 +257,7 @@ pub fn hand_up_by(scratch: &mut Scratch, read: impl Fn(*mut c_void, u32, *const 
         // A page in the midst of large frames may never have been touched.
         if is_read {
             (copied, missed) = (at, 0);
-        } else if missed == MAX_MISSED {
+        } else if missed == most_missed {
             break;
         } else {
             holes |= 1 << piece;

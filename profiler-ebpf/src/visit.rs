@@ -109,7 +109,8 @@ fn stack(thread: &mut Thread, scratch: &mut Scratch, task: *const u8) {
     if read_registers(scratch, task) && begin_walk(scratch) {
         // Where the walk goes on is the host's to find out.
         scratch.outcome = Outcome::RowsPending as u32;
-        hand_up_by(scratch, |target, size, address| {
+        // Reading may bring pages in, so that only what does not belong to the stack is unreadable.
+        hand_up_by(scratch, 0, |target, size, address| {
             // SAFETY: there is room for `size` bytes.
             unsafe {
                 bpf_copy_from_user_task(target, size, address, task.cast_mut().cast(), 0) == 0

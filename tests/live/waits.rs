@@ -380,6 +380,9 @@ fn a_crowd_of_threads() {
     let found = record(&stage, "offcpu", &args);
     let (waited, all) = (found.stacks.total(), (CROWD + 1) * window(&found));
     assert!(waited.abs_diff(all) <= all / 100, "{waited} of {all} us:\n{}", found.stacks);
+    // They wait since before the recording, all of them in the same place.
+    let known = found.stacks.share("parks");
+    assert!(known > 0.99, "{known}:\n{}", found.stacks);
     let maps = found.stats["map_bytes"].as_u64().unwrap();
     assert!(maps <= 60 << 20, "{maps} bytes of maps");
 }

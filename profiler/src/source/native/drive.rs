@@ -49,6 +49,8 @@ use crate::{
 
 /// How often buffers are looked at when nothing is urgent.
 const ROUND: Duration = Duration::from_millis(100);
+/// The same where there is more to be had.
+const BUSY_ROUND: Duration = Duration::from_millis(10);
 /// How long a round waits for what woke it: until the recorder takes its order for settled.
 const SETTLE: Duration = Duration::from_millis(3);
 /// How long sampling is put off for the rows of its targets; what is not compiled by then follows
@@ -69,7 +71,8 @@ pub trait Engine {
     /// What becomes readable when something is to be drained.
     fn fds(&self) -> Vec<BorrowedFd<'_>>;
     /// Takes out what is there: samples first, so that a record that one depends on is there, too.
-    fn drain(&mut self) -> Drained;
+    /// While samples wait for unwind tables it asks for no more of what could be had later.
+    fn drain(&mut self, are_waiting: bool) -> Drained;
     /// Samples lost so far.
     fn lost(&self) -> u64;
     /// Processes that were followed as others' children have ended.
@@ -213,7 +216,8 @@ impl<E: Engine> Running<E> {
         ];
         let engine = self.engine.fds();
         fds.extend(engine.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)));
-        match poll(&mut fds, Some(&timeout(ROUND))) {
+        let round = if self.engine.is_drained() { ROUND } else { BUSY_ROUND };
+        match poll(&mut fds, Some(&timeout(round))) {
             Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(()),
             Err(error) => return Err(error).context("cannot wait for samples"),
             Ok(_) => {}
@@ -225,8 +229,9 @@ impl<E: Engine> Running<E> {
     }
 
     fn round(&mut self, now: u64) {
-        let Drained { samples, records, unreadable } = self.engine.drain();
         let recorder = &mut self.followed.recorder;
+        let are_waiting = now != u64::MAX && recorder.is_waiting();
+        let Drained { samples, records, unreadable } = self.engine.drain(are_waiting);
         recorder.lose(Loss::SidebandLost, unreadable);
         recorder.round(samples, records, now);
         self.engine.forget(recorder.take_ended());

@@ -4,6 +4,8 @@
 use iced_x86::{Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
 use profiler_ebpf::wire::{Rule, cfa, saved};
 
+use crate::unwind::rule::END;
+
 /// The largest frame, in bytes.
 const MAX_FRAME: i64 = 1 << 24;
 /// General registers.
@@ -28,6 +30,8 @@ pub enum Value {
     Entry(u8),
     /// The return address.
     Return,
+    /// Nothing.
+    Zero,
     /// An address that was rounded down to a multiple, and this.
     Aligned(i32),
 }
@@ -110,6 +114,13 @@ impl State {
             }
             (Mnemonic::Mov, (OpKind::Register, OpKind::Memory), Some(to), _) => {
                 self.set(to, self.load(self.address(instruction)));
+            }
+            (Mnemonic::Xor, (OpKind::Register, OpKind::Register), ..)
+                if instruction.op0_register() == instruction.op1_register()
+                    && instruction.op0_register().size() >= 4
+                    && instruction.op0_register().is_gpr() =>
+            {
+                self.registers[instruction.op0_register().full_register().number()] = Value::Zero;
             }
             (Mnemonic::Lea, _, Some(to), _) => self.set(to, self.address(instruction)),
             (Mnemonic::Leave, ..) => {
@@ -246,6 +257,9 @@ impl State {
         let stacked = Rule { ra: saved::AT_CFA, ra_offset: -8, ..Rule::NONE };
         let base = |kind, offset| Rule { cfa: kind, cfa_offset: offset, ..stacked };
         let frame = match (self.registers[SP], self.registers[BP], self.kept) {
+            // A stack on which nothing is left begins, and a frame pointer of zero marks it
+            // (System V ABI x86-64, 3.4.1).
+            (Value::Frame(0..), Value::Zero, _) => return Some(END),
             // All of it was taken back, and one register has where it returns to.
             (Value::Frame(0), ..) => {
                 let register = self.registers.iter().position(|value| *value == Value::Return)?;

@@ -454,8 +454,20 @@ fn functions_without_tables_are_followed() {
         (8, frame(8, 0, 0)),
         (9, Rule::NONE),
     ];
+    let thread: &[u8] = &[
+        0x0f, 0x05, 0x85, 0xc0, // syscall; test %eax,%eax
+        0x75, 0x07, // jne to the end
+        0x31, 0xed, 0x5f, // xor %ebp,%ebp; pop %rdi
+        0x41, 0xff, 0xd1, // call *%r9
+        0xf4, 0xc3, // hlt; ret
+    ];
+    let end = Rule { cfa: cfa::END, ra: saved::UNDEFINED, ..Rule::NONE };
+    let lost = Rule { fp: saved::UNDEFINED, ..frame(8, 0, 0) };
+    let expected_thread =
+        [(0, frame(8, 0, 0)), (8, lost), (9, end), (13, frame(8, 0, 0)), (14, Rule::NONE)];
     for (code, expected) in [
         (code, &expected[..]),
+        (thread, &expected_thread),
         (aligned, &expected_aligned),
         (switch, &expected_switch),
         // What is pushed is not taken back: no function.

@@ -24,6 +24,9 @@ use crate::{
     target::{capabilities::online_cpus, process::Proc},
 };
 
+/// The most passes over all tasks in one round. Each brings half a megabyte.
+const MAX_PASSES: usize = 16;
+
 /// The engine with the side-band beside it.
 pub struct EbpfEngine {
     engine: Engine,
@@ -114,22 +117,28 @@ impl drive::Engine for EbpfEngine {
         sideband.chain([self.engine.samples_fd()]).chain(sums).collect()
     }
 
-    fn drain(&mut self) -> Drained {
+    fn drain(&mut self, are_waiting: bool) -> Drained {
         self.engine.flush_messages();
-        if self.left > 0
-            && let Err(error) = self.visit()
-        {
-            log::debug!("a pass over all tasks failed: {error}");
-            self.left = 0;
-        }
-        if let Some(timer) = &mut self.engine.timer {
-            timer.drain();
-        }
         let mut drained = Drained::default();
-        while let Some(item) = self.engine.samples.next() {
-            match Sample::decode(&item) {
-                Ok(sample) => drained.samples.push(sample),
-                Err(_) => self.malformed += 1,
+        for _ in 0..MAX_PASSES {
+            if self.left > 0
+                && !are_waiting
+                && let Err(error) = self.visit()
+            {
+                log::debug!("a pass over all tasks failed: {error}");
+                self.left = 0;
+            }
+            if let Some(timer) = &mut self.engine.timer {
+                timer.drain();
+            }
+            while let Some(item) = self.engine.samples.next() {
+                match Sample::decode(&item) {
+                    Ok(sample) => drained.samples.push(sample),
+                    Err(_) => self.malformed += 1,
+                }
+            }
+            if self.left == 0 || are_waiting {
+                break;
             }
         }
         drained.unreadable = self.sideband.drain(&mut drained.records);

@@ -260,7 +260,7 @@ impl Engine for PerfEventEngine {
         self.events.iter().flat_map(Events::fds).chain(timer).chain(sideband).collect()
     }
 
-    fn drain(&mut self) -> Drained {
+    fn drain(&mut self, _: bool) -> Drained {
         let mut drained = self.take();
         if let Some(sideband) = &mut self.sideband {
             drained.unreadable += sideband.drain(&mut drained.records);
