@@ -439,6 +439,20 @@ fn stacks_beyond_the_limit_keep_their_weight() {
 }
 
 #[test]
+fn a_thread_that_writes_the_record_of_its_end_is_known_still() {
+    for (later, complete) in [(Vec::new(), 1), (vec![fork(7, 10, 12, 10)], 0)] {
+        let (mut recorder, entry) = recorder(&[]);
+        let mut sample = handed_up(8, entry);
+        (sample.header.pid, sample.header.tid) = (10, 10);
+        let mut records = vec![record(6, 10, 10, Event::Exit)];
+        records.extend(later);
+        recorder.round(vec![sample], records, u64::MAX);
+        settle(&mut recorder);
+        assert_eq!(recorder.finish().figures.complete, complete);
+    }
+}
+
+#[test]
 fn samples_and_records_are_taken_in_the_order_of_time() {
     let (mut recorder, entry) = recorder(&[]);
     let exec = record(7, 10, 10, Event::Comm { name: b"new".to_vec(), exec: true });

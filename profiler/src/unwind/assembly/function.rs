@@ -32,8 +32,13 @@ pub struct Function<'h> {
     blocks: BTreeMap<u64, State>,
     /// Blocks to go on from: the first one first, so that few are followed twice.
     open: BTreeSet<u64>,
-    /// Whether a way leads back.
-    pub returns: bool,
+    /// Whether a way leads back to the caller.
+    returns: bool,
+    /// Whether one leads to another function, by a jump to a known address.
+    leaves: bool,
+    /// Whether one leads elsewhere with nothing on the stack, as from an interpreter's code for one
+    /// bytecode to that for the next. Such code may run in a frame that is not its own.
+    dispatches: bool,
 }
 
 impl<'h> Function<'h> {
@@ -41,7 +46,22 @@ impl<'h> Function<'h> {
     pub fn new(hole: &'h Hole<'h>, known: &'h Known, all: &'h Rules) -> Self {
         let info = InstructionInfoFactory::new();
         let (blocks, open) = (BTreeMap::new(), BTreeSet::new());
-        Self { hole, known, all, info, blocks, open, returns: false }
+        Self {
+            hole,
+            known,
+            all,
+            info,
+            blocks,
+            open,
+            returns: false,
+            leaves: false,
+            dispatches: false,
+        }
+    }
+
+    /// Whether it ends as functions do.
+    pub fn is_function(&self) -> bool {
+        self.returns || self.leaves && !self.dispatches
     }
 
     /// Follows all ways from its beginning.
@@ -130,6 +150,7 @@ impl<'h> Function<'h> {
                 let is_return =
                     value == Some(Value::Return) && state.registers[SP] == Value::Frame(0);
                 self.returns |= is_return;
+                self.dispatches |= !is_return && state.is_back();
                 // What is behind others is in a table of jumps.
                 Ok(!is_return && !state.is_back())
             }
@@ -164,7 +185,7 @@ impl<'h> Function<'h> {
         if !state.is_back() {
             return Err(Odd::default());
         }
-        self.returns = true;
+        self.leaves = true;
         Ok(())
     }
 
@@ -176,7 +197,7 @@ impl<'h> Function<'h> {
             let known = self.all.list.get(usize::from(rule));
             let own = state.rule();
             if known.map(frame) == own.as_ref().map(frame) {
-                self.returns = true;
+                self.leaves = true;
                 return Ok(());
             }
             return Err(match (known, own) {

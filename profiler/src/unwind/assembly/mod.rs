@@ -136,7 +136,7 @@ impl Hole<'_> {
         loop {
             let mut function = Function::new(self, known, rules);
             match function.follow(start, &state) {
-                Ok(()) if function.returns => return function.rules(),
+                Ok(()) if function.is_function() => return function.rules(),
                 Err(Odd { deeper }) if deeper > 0 && state.is_back() && !self.is_symbol(start) => {
                     state = State::within(deeper);
                 }

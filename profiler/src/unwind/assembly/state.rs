@@ -269,8 +269,9 @@ impl State {
                     ..base(cfa::SP, 0)
                 }
             }
-            (Value::Frame(at), ..) if at < 0 => base(cfa::SP, -at),
+            // Before the stack pointer, as what is called may take its arguments from the stack.
             (_, Value::Frame(at), _) => base(cfa::BP, -at),
+            (Value::Frame(at), ..) if at < 0 => base(cfa::SP, -at),
             (Value::Aligned(sp), _, Some((Value::Aligned(at), frame))) => {
                 Rule { cfa_add: -frame, ..base(cfa::DEREF_SP, at - sp) }
             }
