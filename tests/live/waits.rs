@@ -233,8 +233,7 @@ fn by_perf_events() {
         let command = ["--engine", "perf-event", "--", program.to_str().unwrap(), mode];
         let found = record(&stage, "offcpu", &command);
         let stacks = &found.stacks;
-        // In the midst of execve(2) there is no memory to copy a stack from.
-        stacks.filter(|stack| !stack.has("begin_new_exec")).complete();
+        stacks.complete();
         for name in names {
             Truth::of(&found, name).check(name, below(stacks, name), stacks);
             let blocked = in_state(stacks, name, "[blocked]");

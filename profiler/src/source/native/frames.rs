@@ -49,9 +49,15 @@ pub fn true_frames<'a>(
 /// the program that was left, and neither its code nor its stack is there any more.
 #[must_use]
 pub fn is_in_exec(sample: &Sample, regions: &Regions) -> bool {
-    !sample.kernel.is_empty()
+    has_left_memory(sample) && region_at(regions, sample.header.registers.ip).is_none()
+}
+
+/// Whether a thread in the kernel has nothing left of the stack that its registers point to.
+#[must_use]
+pub fn has_left_memory(sample: &Sample) -> bool {
+    Outcome::from_number(sample.header.outcome) == Some(Outcome::RowsPending)
+        && !sample.kernel.is_empty()
         && sample.stack.is_empty()
-        && region_at(regions, sample.header.registers.ip).is_none()
 }
 
 /// The address of a frame as a sample carries it.

@@ -8,6 +8,7 @@
 //! * [`tables`] holds the walker's tables, in memory that the kernel side shares.
 //! * [`limits`] has the bound of each of these.
 //! * [`times`] adds up where the time of threads goes.
+//! * [`order`] tells where the times of records and samples say less than the samples do.
 //! * [`recorder`] brings [`samples`] and process records into the order of time, finishes the walks
 //!   that the kernel handed up, for which it looks at [`code`], and names [`frames`], which are
 //!   [`kept`] as stacks.
@@ -24,6 +25,7 @@ pub mod kept;
 pub mod limits;
 pub mod modules;
 pub mod open;
+pub mod order;
 pub mod perf_event;
 pub mod processes;
 pub mod recorder;

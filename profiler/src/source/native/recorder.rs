@@ -10,6 +10,7 @@ use super::{
     kept::{Keeping, Kept, Timed},
     limits::{Bound, Limits},
     modules::Modules,
+    order::follow_threads,
     processes::{NewMapping, Processes},
     regions::{Regions, region_at, wire_mappings},
     samples::{Beyond, Sample},
@@ -47,9 +48,6 @@ pub struct Figures {
     /// Time of the first sample, `CLOCK_MONOTONIC`, nanoseconds; 0: none.
     pub first_sample: u64,
 }
-
-/// How long writing the record of its end may take a thread, interrupts included.
-const DYING_NANOSECONDS: u64 = 1_000_000;
 
 /// A sample whose walk waits for rows.
 struct Waiting {
@@ -204,7 +202,7 @@ impl<S: Storage> Recorder<S> {
         self.records.sort_by_key(|record| record.time);
         self.samples.extend(samples);
         self.samples.sort_by_key(|sample| sample.header.time);
-        delay_exits(&mut self.records, &self.samples);
+        follow_threads(&mut self.records, &self.samples);
         let until = match now {
             u64::MAX => now,
             now => now.saturating_sub(SETTLE_NANOSECONDS),
@@ -410,24 +408,4 @@ pub struct Recorded {
     pub mappings: u64,
     /// Unwind rows that were installed, in all.
     pub rows: u64,
-}
-
-/// Puts the end of a thread behind samples of it: one may be taken while it writes the record.
-fn delay_exits(records: &mut [Record], samples: &[Sample]) {
-    for at in 0..records.len() {
-        let Record { time, pid, tid, event: Event::Exit } = records[at] else { continue };
-        let from = samples.partition_point(|sample| sample.header.time <= time);
-        let near = samples[from..].iter().map(|sample| &sample.header);
-        let near = near.take_while(|header| header.time - time <= DYING_NANOSECONDS);
-        let Some(last) = near.filter(|header| header.tid == tid).map(|header| header.time).last()
-        else {
-            continue;
-        };
-        // Where something else is told of the process meanwhile, another thread may have its id.
-        let meanwhile = records[at + 1..].iter().take_while(|record| record.time <= last);
-        if meanwhile.filter(|record| record.pid == pid).count() == 0 {
-            records[at].time = last + 1;
-        }
-    }
-    records.sort_by_key(|record| record.time);
 }

@@ -453,6 +453,23 @@ fn a_thread_that_writes_the_record_of_its_end_is_known_still() {
 }
 
 #[test]
+fn a_thread_that_has_left_its_memory_is_in_exec() {
+    // Something that is told of the process meanwhile keeps the order of time.
+    for (meanwhile, cut) in [(Vec::new(), None), (vec![fork(7, 10, 12, 10)], Some(&1))] {
+        let (mut recorder, entry) = recorder(&[]);
+        let left =
+            Sample { kernel: [1 << 63].into(), stack: Box::default(), ..handed_up(6, entry) };
+        let mut records = meanwhile;
+        records.push(record(8, 10, 10, Event::Comm { name: b"new".to_vec(), exec: true }));
+        recorder.round(vec![left], records, u64::MAX);
+        settle(&mut recorder);
+        let recorded = recorder.finish();
+        assert_eq!(recorded.losses.truncated.get(&Truncation::CopyEnded), cut);
+        assert_eq!(recorded.figures.samples, 1);
+    }
+}
+
+#[test]
 fn samples_and_records_are_taken_in_the_order_of_time() {
     let (mut recorder, entry) = recorder(&[]);
     let exec = record(7, 10, 10, Event::Comm { name: b"new".to_vec(), exec: true });
