@@ -333,8 +333,8 @@ fn coroutines_end_at_their_root() {
     require!(root(), tool("gcc"), tool("as"));
     // Made by libc, and by hand without unwind information.
     let by_hand = |name, flags| {
-        let build = Build::new("gcc", name, "fcontext.c").source("fcontext.S");
-        build.flags("-O2").flags(flags).build()
+        let build = Build::new("gcc", name, "context.c").source("fcontext.S");
+        build.flags("-O2 -DBY_HAND").flags(flags).build()
     };
     let names = ["context", "fcontext", "fcontext-fp"];
     let programs = [

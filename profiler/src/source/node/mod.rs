@@ -52,9 +52,6 @@ const MARGIN: Duration = Duration::from_secs(10);
 const MAX_CLOSE: Duration = Duration::from_secs(2);
 /// Closes the inspector, from within. It ends the connection, so that no reply comes.
 const CLOSE: &str = "process._debugEnd()";
-/// The same behind the next poll for events. Node opens its inspector twice for one SIGUSR1, where it
-/// is not open: as soon as JavaScript runs, and when it polls.
-const CLOSE_BEHIND_POLL: &str = "setImmediate(() => process._debugEnd())";
 
 /// What is asked for.
 #[derive(Clone, Debug)]
@@ -167,8 +164,8 @@ impl Open {
         self.check().await?;
         if self.place.opened {
             let after = settings.duration + MARGIN + settings.duration / 10;
-            let after = after.as_millis();
-            let expression = format!("setTimeout(() => {CLOSE_BEHIND_POLL}, {after}).unref()");
+            let (close, after) = (close_behind_poll(), after.as_millis());
+            let expression = format!("setTimeout(() => {close}, {after}).unref()");
             let asked = json!({ "expression": expression });
             let answer = self.inspector.ask("Runtime.evaluate", asked, MAX_ANSWER).await?;
             self.timer = result::<Evaluated>(&answer)?.result.object_id;
@@ -255,7 +252,7 @@ impl Open {
         }
         // Requests are carried out in their order, also after we have gone: a thread that is busy
         // elsewhere closes the inspector when it comes back.
-        for expression in [CLOSE_BEHIND_POLL, CLOSE] {
+        for expression in [close_behind_poll(), CLOSE.to_owned()] {
             let asked = json!({ "expression": expression });
             if inspector.send("Runtime.evaluate", asked).await.is_err() {
                 break;
@@ -381,6 +378,12 @@ fn lost(target: &Target) -> String {
         "has closed its inspector, or somebody else has, and with it the profile is gone"
     };
     format!("{} {why}", target.0)
+}
+
+/// Closes the inspector behind the next poll for events. Node opens its inspector twice for one
+/// SIGUSR1, where it is not open: as soon as JavaScript runs, and when it polls.
+fn close_behind_poll() -> String {
+    format!("setImmediate(() => {CLOSE})")
 }
 
 /// A time as V8 wants it.

@@ -109,16 +109,15 @@ impl Hole<'_> {
             let mut behind = start;
             if at(&known, start).is_none() {
                 let found = self.function(start, &known, rules);
-                let is_odd = found.is_empty();
-                for (from, to, rule) in found {
-                    add(&mut known, from, to, rules.number(&rule));
-                }
-                if is_odd && !self.symbols.is_empty() {
+                if found.is_empty() && !self.symbols.is_empty() {
                     continue;
                 }
-                if is_odd {
+                if found.is_empty() {
                     // Within it are no beginnings, but where it ends is not known.
                     behind = self.behind_end(start).next_multiple_of(ALIGNMENT);
+                }
+                for (from, to, rule) in found {
+                    add(&mut known, from, to, rules.number(&rule));
                 }
             }
             while let (Some(()), Some((end, _))) = (self.step(), at(&known, behind)) {
