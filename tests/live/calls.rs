@@ -4,7 +4,7 @@ use std::process::Command;
 
 use crate::{
     require,
-    support::{Build, Path, Stacks, Stage, root, stacks::Stack, tool},
+    support::{Build, Path, Stacks, Stage, compile, root, stacks::Stack, tool},
 };
 
 /// Compilers and flags that every kind of call is tried with.
@@ -358,6 +358,24 @@ fn coroutines_end_at_their_root() {
             own.filter(|stack| stack.user().iter().position(|name| *name == "body") > Some(1));
         assert!(below.0.is_empty(), "{below}");
         stacks.filter(|stack| !stack.has("body")).rooted(&["_start"]);
+    }
+}
+
+#[test]
+fn coroutines_of_rust() {
+    require!(root(), tool("cargo"));
+    let program = compile::package("coroutines");
+    for (name, roots) in [("corosensei", &["_start"][..]), ("generator", &["_start", "generator::detail::asm::gen_init"])] {
+        let stage = Stage::take();
+        let target = stage.start(Command::new(&program).arg(name));
+        let stacks = stage.record(&[&target], 2.0).stacks;
+        eprintln!("{name}:");
+        stacks.at_least(40).complete().rooted(roots);
+        let inside = stacks.filter(|stack| stack.has("inside"));
+        inside.paths("inside", &[Path::new("inside burn").share(1.0)]);
+        stacks.filter(|stack| stack.has("outside")).rooted(&["_start"]);
+        let share = inside.total() as f64 / stacks.total() as f64;
+        assert!((share - 2.0 / 3.0).abs() < 0.1, "{share}: {stacks}");
     }
 }
 

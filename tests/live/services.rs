@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     require,
-    support::{Build, Stacks, Stage, Target, programs, scratch, tool},
+    support::{Build, Stacks, Stage, Target, compile, programs, scratch, tool},
 };
 
 /// What a service says after `ready`: the port that it listens on.
@@ -253,13 +253,7 @@ fn a_pprof_file_reads_as_go_reads_it() {
 
 /// The Rust service of `tests/programs`, which answers in this form.
 fn rust_server(stage: &Stage, form: &str) -> Target {
-    let manifest = programs().join("api/Cargo.toml");
-    let folder = scratch().join("api");
-    let mut cargo = Command::new("cargo");
-    cargo.args(["build", "--release", "--locked", "--quiet", "--manifest-path"]).arg(manifest);
-    let output = cargo.arg("--target-dir").arg(&folder).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    stage.start(Command::new(folder.join("release/api")).arg(form))
+    stage.start(Command::new(compile::package("api")).arg(form))
 }
 
 #[test]

@@ -14,7 +14,7 @@ use std::ffi::OsString;
 use clap::{Args, Parser, Subcommand};
 
 pub use collect::{Access, Api, Bun, Common, Dotnet, Hce, Node, Pprof};
-pub use native::{Account, Cpu, Engine, Idle, OffCpu, Show, ShowWaits, Targets, Wall};
+pub use native::{Account, Cpu, Engine, Idle, Names, OffCpu, Show, ShowWaits, Targets, Wall};
 pub use perf::{CallGraph, Perf};
 pub use python::{Pdie, Python, Sampling};
 

@@ -61,6 +61,19 @@ pub struct Show {
     pub no_inline: bool,
 }
 
+/// Where names come from beside the files that run.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "What to show")]
+pub struct Names {
+    /// Have the .NET (8 or later) and Java (17 or later) processes that were recorded write a perf
+    /// map at the end, so that their compiled code has names
+    #[arg(long)]
+    pub enable_perf_maps: bool,
+    /// Ask the servers in DEBUGINFOD_URLS for debug files of what has no names on this host
+    #[arg(long)]
+    pub debuginfod: bool,
+}
+
 /// What a recording may take, and what it tells about itself.
 #[derive(Debug, Default, Args)]
 pub struct Account {
@@ -92,19 +105,15 @@ pub struct Cpu {
     /// be used
     #[arg(long, value_name = "ENGINE", value_enum)]
     pub engine: Option<Engine>,
-    /// Have the .NET (8 or later) and Java (17 or later) processes that were sampled write a perf map
-    /// at the end, so that their compiled code has names
-    #[arg(long, help_heading = "What to show")]
-    pub enable_perf_maps: bool,
     /// What to show.
     #[command(flatten)]
     pub show: Show,
     /// Tell CPUs apart
     #[arg(long, help_heading = "What to show")]
     pub per_cpu: bool,
-    /// Ask the servers in DEBUGINFOD_URLS for debug files of what has no names on this host
-    #[arg(long, help_heading = "What to show")]
-    pub debuginfod: bool,
+    /// Where else names come from.
+    #[command(flatten)]
+    pub names: Names,
     /// Where it goes.
     #[command(flatten)]
     pub written: Written,
@@ -126,6 +135,9 @@ pub struct OffCpu {
     /// What to show.
     #[command(flatten)]
     pub show: ShowWaits,
+    /// Where else names come from.
+    #[command(flatten)]
+    pub names: Names,
     /// Where it goes.
     #[command(flatten)]
     pub written: Written,

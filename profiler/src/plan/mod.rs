@@ -209,7 +209,7 @@ impl Plan {
         match cli.command {
             Command::Bun(bun) => Ok(Self::Collect(Box::new(attach::bun(bun, host)?))),
             Command::Cpu(cpu) => Ok(Self::Cpu(native::cpu(*cpu, host)?)),
-            Command::OffCpu(waits) => Ok(Self::Cpu(native::off_cpu(*waits)?)),
+            Command::OffCpu(waits) => Ok(Self::Cpu(native::off_cpu(*waits, host)?)),
             Command::Wall(wall) => Ok(Self::Cpu(native::wall(*wall, host)?)),
             Command::Hce(hce) => Ok(Self::Collect(Box::new(collect::hce(hce, host)?))),
             Command::Api(api) => Ok(Self::Collect(Box::new(collect::api(api, host)?))),

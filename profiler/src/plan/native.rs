@@ -103,10 +103,9 @@ pub fn cpu(cpu: cli::Cpu, host: &Host) -> Result<CpuPlan, PlanError> {
         engine,
         show,
         per_cpu,
+        names,
         written,
         account,
-        enable_perf_maps,
-        debuginfod,
     } = cpu;
     let view = view(&show)?;
     let frequency = frequency(&hertz, host)?;
@@ -125,8 +124,8 @@ pub fn cpu(cpu: cli::Cpu, host: &Host) -> Result<CpuPlan, PlanError> {
         title: written.title.unwrap_or_else(|| "CPU time".to_owned()),
         labels: Labels { threads: show.threads, pids: show.pids, cpus: per_cpu },
         view,
-        perf_maps: enable_perf_maps,
-        debuginfod: debuginfod.then(|| servers(host)).transpose()?,
+        perf_maps: names.enable_perf_maps,
+        debuginfod: servers(&names, host)?,
         limits,
         stats: account.stats,
     })
@@ -145,7 +144,11 @@ fn bound(text: &str) -> Result<(Bound, usize), PlanError> {
     bound.ok_or_else(|| PlanError::Limit(text.to_owned()))
 }
 
-fn servers(host: &Host) -> Result<Debuginfod, PlanError> {
+/// The servers that are to be asked for debug files, if any are.
+fn servers(names: &cli::Names, host: &Host) -> Result<Option<Debuginfod>, PlanError> {
+    if !names.debuginfod {
+        return Ok(None);
+    }
     let urls = host.debuginfod_urls.as_deref().unwrap_or_default().split_whitespace();
     let server = |(number, text): (usize, &str)| {
         let url = Url::parse(text).ok();
@@ -156,15 +159,15 @@ fn servers(host: &Host) -> Result<Debuginfod, PlanError> {
     if servers.is_empty() {
         return Err(PlanError::NoServer);
     }
-    Ok(Debuginfod { servers, cache: host.debuginfod_cache.clone() })
+    Ok(Some(Debuginfod { servers, cache: host.debuginfod_cache.clone() }))
 }
 
 /// The plan of `flame-graph offcpu`.
 ///
 /// # Errors
 /// The first contradiction or unusable value.
-pub fn off_cpu(off_cpu: cli::OffCpu) -> Result<CpuPlan, PlanError> {
-    let cli::OffCpu { targets, engine, show, written, account } = off_cpu;
+pub fn off_cpu(off_cpu: cli::OffCpu, host: &Host) -> Result<CpuPlan, PlanError> {
+    let cli::OffCpu { targets, engine, show, names, written, account } = off_cpu;
     let stacks = &show.stacks;
     let view = view(stacks)?;
     let given = targets.duration.as_deref().map(duration).transpose()?;
@@ -177,13 +180,13 @@ pub fn off_cpu(off_cpu: cli::OffCpu) -> Result<CpuPlan, PlanError> {
         target,
         filter,
         frequency: 0,
-        perf_maps: false,
         engine,
         outputs,
         title: written.title.unwrap_or_else(|| "Off-CPU time".to_owned()),
         labels: Labels { threads: stacks.threads, pids: stacks.pids, cpus: false },
         view,
-        debuginfod: None,
+        perf_maps: names.enable_perf_maps,
+        debuginfod: servers(&names, host)?,
         limits: bounds(&account.limit)?,
         stats: account.stats,
     })
@@ -197,7 +200,7 @@ pub fn wall(wall: cli::Wall, host: &Host) -> Result<CpuPlan, PlanError> {
     let cli::Wall { mut waits, frequency: hertz } = wall;
     let title = waits.written.title.take();
     let frequency = frequency(&hertz, host)?;
-    let plan = off_cpu(waits)?;
+    let plan = off_cpu(waits, host)?;
     let waits = plan.waits.map(|waits| Waits { on_cpu: true, ..waits });
     let title = title.unwrap_or_else(|| "Wall-clock time".to_owned());
     Ok(CpuPlan { frequency, waits, title, ..plan })
@@ -510,8 +513,8 @@ mod tests {
 
     #[test]
     fn servers_of_debug_files_come_from_the_environment() {
-        let plan = |urls: &str| {
-            let cli = Cli::try_parse_from(["flame-graph", "cpu", "--debuginfod"]).unwrap();
+        let of = |subcommand: &str, urls: &str| {
+            let cli = Cli::try_parse_from(["flame-graph", subcommand, "--debuginfod"]).unwrap();
             let host = Host {
                 debuginfod_urls: Some(urls.to_owned()),
                 debuginfod_cache: Some("/cache".into()),
@@ -523,10 +526,14 @@ mod tests {
                 Err(error) => Err(error.to_string()),
             }
         };
+        let plan = |urls: &str| of("cpu", urls);
         let found = plan(" https://a.example/x  http://[::1]:8002\n").unwrap();
         let servers: Vec<_> = found.servers.iter().map(Url::as_str).collect();
         assert_eq!(servers, ["https://a.example/x", "http://[::1]:8002/"]);
         assert_eq!(found.cache, Some("/cache".into()));
+        for subcommand in ["offcpu", "wall"] {
+            assert_eq!(of(subcommand, "https://a.example").unwrap().servers.len(), 1);
+        }
         assert!(plan("").unwrap_err().contains("DEBUGINFOD_URLS names"));
         let wrong = plan("http://a.example ftp://me:secret@b.example").unwrap_err();
         assert!(wrong.contains("address 2") && !wrong.contains("secret"), "{wrong}");

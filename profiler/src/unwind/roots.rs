@@ -1,16 +1,20 @@
 //! Start code without unwind information: the entry point of a file, and the functions of musl's
 //! start-up that never return, are the outermost frames of their threads.
 
+use iced_x86::{Decoder, DecoderOptions, FlowControl};
+
 use super::{
-    RowAt, UnwindError,
+    RowAt, UnwindError, assembly,
     elf::{DYNAMIC_SYMBOLS, File, SYMBOLS},
     rows::Builder,
     rule::{END, Rules},
 };
 
-/// Bytes of an entry point that has no symbol: the code that calls the first function in C is a
-/// dozen instructions (glibc, musl, dietlibc).
-const ENTRY_SIZE: u64 = 48;
+/// The most bytes of start code: a dozen instructions that call the first function (glibc, musl,
+/// dietlibc), two dozen of them (Free Pascal).
+const MAX_ENTRY: u64 = 256;
+/// The most jumps from an entry point to where it goes on.
+const MAX_JUMPS: usize = 4;
 /// Functions that are entered once and never return (musl 1.2, `crt1.c`, `__libc_start_main.c`,
 /// `dlstart.c`).
 const STARTS: [&[u8]; 4] =
@@ -26,7 +30,7 @@ pub fn find(file: &File<'_>, rows: &[RowAt], rules: &mut Rules) -> Result<Vec<Ro
     if entry == 0 || covered || file.text_from(entry).is_none_or(|text| entry < text.address) {
         return Ok(Vec::new());
     }
-    let mut starts = vec![(entry, entry + ENTRY_SIZE)];
+    let mut starts = start_code(file, entry);
     starts.extend(file.functions(SYMBOLS, &STARTS));
     starts.extend(file.functions(DYNAMIC_SYMBOLS, &STARTS));
     starts.sort_unstable();
@@ -41,4 +45,70 @@ pub fn find(file: &File<'_>, rows: &[RowAt], rules: &mut Rules) -> Result<Vec<Ro
         }
     }
     Ok(found.finish())
+}
+
+/// The code from an entry point to where nothing goes on, piece by piece.
+fn start_code(file: &File<'_>, entry: u64) -> Vec<(u64, u64)> {
+    let mut pieces = Vec::new();
+    let mut from = Some(entry);
+    while let Some(start) = from.filter(|_| pieces.len() <= MAX_JUMPS) {
+        let code = file.code(start, start.saturating_add(MAX_ENTRY)).unwrap_or_default();
+        let (end, jump) = extent(code, start);
+        pieces.push((start, end));
+        from = jump;
+    }
+    pieces
+}
+
+/// Where code that begins at an address ends, and where a jump at its end leads to.
+fn extent(code: &[u8], start: u64) -> (u64, Option<u64>) {
+    let mut end = start;
+    let mut called = false;
+    for instruction in &mut Decoder::with_ip(64, code, start, DecoderOptions::NONE) {
+        // A call that does not return may be the last instruction.
+        let is_zero = code.get((end - start) as usize) == Some(&0);
+        let is_behind = called && (is_zero || assembly::is_padding(&instruction));
+        if instruction.is_invalid() || is_behind {
+            break;
+        }
+        end = instruction.next_ip();
+        called = false;
+        match instruction.flow_control() {
+            FlowControl::Call | FlowControl::IndirectCall => called = true,
+            FlowControl::UnconditionalBranch => return (end, Some(instruction.near_branch_target())),
+            FlowControl::Return | FlowControl::IndirectBranch | FlowControl::Exception => break,
+            _ if assembly::is_stop(&instruction) => break,
+            _ => {}
+        }
+    }
+    (end, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The entry point of Free Pascal's programs, from its last instructions on (3.2.2).
+    const PASCAL: &[u8] = &[
+        0x4c, 0x89, 0xd7, // mov %r10,%rdi
+        0x48, 0x31, 0xed, // xor %rbp,%rbp
+        0xe8, 0x88, 0x21, 0x02, 0x00, // call
+        0xc3, // ret
+        0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x48, 0x8d, 0x05,
+    ];
+
+    #[test]
+    fn start_code_ends_where_nothing_goes_on() {
+        let size = |code: &[u8]| extent(code, 0x1000).0 - 0x1000;
+        assert_eq!(size(PASCAL), 12);
+        // musl's: a call, padding, and the next function.
+        let call = [0x48, 0x83, 0xe4, 0xf0, 0xe8, 1, 0, 0, 0];
+        for padding in [&[0x66, 0x90][..], &[0xcc], &[0, 0]] {
+            assert_eq!(size(&[&call, padding, &[0x55, 0xc3]].concat()), 9);
+        }
+        assert_eq!(size(&[&call[..], &[0xf4, 0x55]].concat()), 10);
+        assert_eq!(extent(&[0x31, 0xed, 0xeb, 0x10, 0x55], 0x1000), (0x1004, Some(0x1014)));
+        assert_eq!(extent(&[0xe8, 1], 0x1000), (0x1000, None));
+        assert_eq!(extent(&[], 0x1000), (0x1000, None));
+    }
 }

@@ -130,6 +130,20 @@ fn version(compiler: &str) -> Vec<u8> {
     Command::new(which(compiler).unwrap()).arg(flag).output().unwrap().stdout
 }
 
+/// Builds the Rust program of this name, a folder of `tests/programs` with crates of its own.
+///
+/// # Panics
+/// When it cannot be built.
+pub fn package(name: &str) -> PathBuf {
+    let manifest = programs().join(name).join("Cargo.toml");
+    let target = scratch().join(name);
+    let mut cargo = Command::new("cargo");
+    cargo.args(["build", "--release", "--locked", "--quiet", "--manifest-path"]).arg(manifest);
+    let output = cargo.arg("--target-dir").arg(&target).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    target.join("release").join(name)
+}
+
 /// Runs a tool on files, such as `objcopy`.
 ///
 /// # Panics

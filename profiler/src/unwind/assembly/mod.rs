@@ -17,7 +17,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, Register};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic};
 use profiler_ebpf::wire::Rule;
 
 use self::{
@@ -145,18 +145,22 @@ impl Hole<'_> {
     }
 
     /// The first instruction from there on that is no padding.
-    fn first_code(&self, address: u64) -> Option<u64> {
-        for instruction in &mut self.decoder(address)? {
+    fn first_code(&self, mut address: u64) -> Option<u64> {
+        loop {
             self.step()?;
-            let is_zeros = instruction.code() == Code::Add_rm8_r8
-                && instruction.memory_base() == Register::RAX
-                && instruction.len() == 2;
-            let is_padding = matches!(instruction.mnemonic(), Mnemonic::Nop | Mnemonic::Int3);
-            if !is_padding && !is_zeros {
-                return Some(instruction.ip());
+            let from = usize::try_from(address.checked_sub(self.start)?).ok()?;
+            // No function begins with a zero, but an instruction of two bytes does.
+            let zeros = self.code.get(from..)?.iter().position(|byte| *byte != 0)?;
+            if zeros > 0 {
+                address += zeros as u64;
+                continue;
             }
+            let instruction = self.decoder(address)?.decode();
+            if !is_padding(&instruction) {
+                return Some(address);
+            }
+            address = instruction.next_ip();
         }
-        None
     }
 
     /// Behind the first instruction from there on that nothing follows.
@@ -180,8 +184,13 @@ impl Hole<'_> {
     }
 }
 
+/// Whether an instruction that is no zeros lies between functions.
+pub fn is_padding(instruction: &Instruction) -> bool {
+    matches!(instruction.mnemonic(), Mnemonic::Nop | Mnemonic::Int3)
+}
+
 /// Whether a program does not go on behind an instruction that is none of a jump.
-fn is_stop(instruction: &Instruction) -> bool {
+pub fn is_stop(instruction: &Instruction) -> bool {
     matches!(instruction.mnemonic(), Mnemonic::Hlt | Mnemonic::Int3)
 }
 
