@@ -66,7 +66,7 @@ pub mod depends {
         {
             on |= BP;
         }
-        if rule.cfa == cfa::REGISTER {
+        if matches!(rule.cfa, cfa::REGISTER | cfa::DEREF_INDEX) {
             on |= register(rule.cfa_register as i32);
         }
         if rule.fp == saved::REGISTER {
@@ -257,8 +257,15 @@ impl Walk {
                 let pushed = (registers.ip & 15) as i64 >= offset;
                 registers.sp.wrapping_add(8 + 8 * u64::from(pushed))
             }
-            cfa::DEREF_SP | cfa::DEREF_BP => {
-                let base = if rule.cfa == cfa::DEREF_SP { registers.sp } else { registers.bp };
+            cfa::DEREF_SP | cfa::DEREF_BP | cfa::DEREF_INDEX => {
+                let base = match rule.cfa {
+                    cfa::DEREF_SP => registers.sp,
+                    cfa::DEREF_BP => registers.bp,
+                    _ => match self.general(usize::from(rule.cfa_register)) {
+                        Some(words) => registers.sp.wrapping_add(words << 3),
+                        None => return Outcome::UnsupportedRule,
+                    },
+                };
                 let Some(word) = env.word(base.wrapping_add_signed(offset)) else {
                     return Outcome::UnreadableStack;
                 };
@@ -291,7 +298,9 @@ impl Walk {
             Ok(value) => value.unwrap_or(registers.bx),
             Err(outcome) => return outcome,
         };
-        self.arrive(ip, cfa, [bp, bx], 0)
+        // The rules of a caller know what the top frame left alone.
+        let known = if registers.flags & FRAME_EXACT == 0 { 0 } else { GENERAL_KNOWN };
+        self.arrive(ip, cfa, [bp, bx], registers.flags & known)
     }
 
     /// The caller's value of a register, one of [`depends`], or with 0 the return address; Ok(None):
@@ -324,7 +333,8 @@ impl Walk {
         };
         match word {
             Some(word) => Ok(Some(word)),
-            None if E::COPY && address < self.registers.sp => Ok(None),
+            // A register that was saved on another stack.
+            None if E::COPY && register != 0 && address < self.registers.sp => Ok(None),
             None => Err(Outcome::UnreadableStack),
         }
     }

@@ -313,6 +313,32 @@ fn hand_written_code() {
 }
 
 #[test]
+fn hand_written_functions_that_need_more_registers() {
+    require!(root(), tool("gcc"), tool("as"));
+    let build = Build::new("gcc", "registers", "handmade.c").source("handmade.S").flags("-O2");
+    let program = build.build();
+    let stage = Stage::take();
+    let target = stage.start(Command::new(program).arg("registers"));
+    let recorded = stage.record(&[&target], 1.5);
+    recorded.stacks.at_least(40).complete().rooted(&["_start"]);
+    let paths = ["main kept_in_register leaf", "main behind_array"];
+    recorded.stacks.paths("main", &paths.map(|path| Path::new(path).share(0.5)));
+}
+
+#[test]
+fn code_of_haskell() {
+    require!(root(), tool("gcc"), tool("as"));
+    let program = Build::new("gcc", "haskell", "haskell.c").source("haskell.S").flags("-O2");
+    let program = program.build();
+    let stage = Stage::take();
+    let target = stage.run(program);
+    let recorded = stage.record(&[&target], 1.5);
+    recorded.stacks.at_least(40).complete().rooted(&["_start"]);
+    let paths = [Path::new("main code_info"), Path::new("main code_info burn")];
+    recorded.stacks.paths("main", &paths);
+}
+
+#[test]
 fn numbers_by_hand_written_functions_of_a_library() {
     require!(root(), tool("gcc"));
     let program = Build::new("gcc", "numbers", "numbers.c").flags("-O2 -lgmp").build();
@@ -365,15 +391,19 @@ fn coroutines_end_at_their_root() {
 fn coroutines_of_rust() {
     require!(root(), tool("cargo"));
     let program = compile::package("coroutines");
-    for (name, roots) in [("corosensei", &["_start"][..]), ("generator", &["_start", "generator::detail::asm::gen_init"])] {
+    for (name, roots) in [
+        ("corosensei", &["_start"][..]),
+        ("generator", &["_start", "generator::detail::asm::gen_init"]),
+    ] {
         let stage = Stage::take();
         let target = stage.start(Command::new(&program).arg(name));
         let stacks = stage.record(&[&target], 2.0).stacks;
         eprintln!("{name}:");
         stacks.at_least(40).complete().rooted(roots);
-        let inside = stacks.filter(|stack| stack.has("inside"));
-        inside.paths("inside", &[Path::new("inside burn").share(1.0)]);
-        stacks.filter(|stack| stack.has("outside")).rooted(&["_start"]);
+        let inside = stacks.filter(|stack| stack.has("coroutines::inside"));
+        let path = Path::of(&["coroutines::inside", "…", "coroutines::burn"]).share(1.0);
+        inside.paths("coroutines::inside", &[path]);
+        stacks.filter(|stack| stack.has("coroutines::outside")).rooted(&["_start"]);
         let share = inside.total() as f64 / stacks.total() as f64;
         assert!((share - 2.0 / 3.0).abs() < 0.1, "{share}: {stacks}");
     }

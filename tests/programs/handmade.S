@@ -95,4 +95,55 @@ aligned:
         mov 96(%rsp), %rsp
         ret
         .size aligned, .-aligned
+
+# The stack is aligned, and the stack pointer kept in a register that the called function leaves alone.
+        .globl kept_in_register
+        .type kept_in_register, @function
+kept_in_register:
+        mov %rsp, %rcx
+        and $-32, %rsp
+        sub $96, %rsp
+        call leaf
+        add %rdi, %rax
+        mov %rcx, %rsp
+        ret
+        .size kept_in_register, .-kept_in_register
+
+        .p2align 4
+        .type leaf, @function
+leaf:
+        mov %rdi, %rax
+1:      imul $31, %rax, %rax
+        dec %rdi
+        jnz 1b
+        ret
+        .size leaf, .-leaf
+
+# The stack pointer is kept behind an array that has as many words as r9 says.
+        .globl behind_array
+        .type behind_array, @function
+behind_array:
+        .cfi_startproc
+        mov %rsp, %rax
+        .cfi_def_cfa_register %rax
+        mov $24, %r9d
+        neg %r9
+        lea -16(%rsp,%r9,8), %r10
+        neg %r9
+        mov %r10, %rsp
+        and $-1024, %rsp
+        mov %rax, 8(%rsp,%r9,8)
+        # DW_CFA_def_cfa_expression: *(rsp + 8 + r9 * 8) + 8
+        .cfi_escape 0x0f, 10, 0x77, 8, 0x79, 0, 0x38, 0x1e, 0x22, 0x06, 0x23, 8
+        mov %rdi, %rax
+1:      imul $31, %rax, %rax
+        dec %rdi
+        jnz 1b
+        mov 8(%rsp,%r9,8), %rsi
+        .cfi_def_cfa %rsi, 8
+        mov %rsi, %rsp
+        .cfi_def_cfa_register %rsp
+        ret
+        .cfi_endproc
+        .size behind_array, .-behind_array
         .section .note.GNU-stack,"",@progbits

@@ -97,16 +97,8 @@ pub struct Debuginfod {
 /// # Errors
 /// The first contradiction or unusable value.
 pub fn cpu(cpu: cli::Cpu, host: &Host) -> Result<CpuPlan, PlanError> {
-    let cli::Cpu {
-        targets,
-        frequency: hertz,
-        engine,
-        show,
-        per_cpu,
-        names,
-        written,
-        account,
-    } = cpu;
+    let cli::Cpu { targets, frequency: hertz, engine, show, per_cpu, names, written, account } =
+        cpu;
     let view = view(&show)?;
     let frequency = frequency(&hertz, host)?;
     let given = targets.duration.as_deref().map(duration).transpose()?;

@@ -7,6 +7,7 @@
 //! * [`cfi`] evaluates their programs, [`rule`] says what a row means for the walker,
 //! * [`assembly`] follows the instructions of functions without tables,
 //! * [`contexts`] knows where C libraries go over to another stack,
+//! * [`haskell`] knows where Haskell's code runs on the C stack,
 //! * [`go`] knows Go's own tables, which stripped programs keep,
 //! * [`trampoline`] knows signal trampolines without tables,
 //! * [`rows`] joins the rows of several sources.
@@ -16,6 +17,7 @@ mod cfi;
 mod contexts;
 mod elf;
 mod go;
+mod haskell;
 mod roots;
 mod rows;
 mod rule;
@@ -170,6 +172,8 @@ pub fn compile(elf: &[u8]) -> Result<UnwindRows, UnwindError> {
     rows = rows::fill_few_gaps(rows, &stubs)?;
     let roots = roots::find(&file, &rows, &mut rules)?;
     rows = rows::fill_few_gaps(rows, &roots)?;
+    let haskell = haskell::find(&file, &rows, &mut rules)?;
+    rows = rows::fill_few_gaps(rows, &haskell)?;
     let functions = assembly::find(&file, &rows, &mut rules)?;
     rows = rows::fill_few_gaps(rows, &functions)?;
     stubs::mark_padding(&mut rows, &mut rules);

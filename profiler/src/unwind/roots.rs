@@ -75,7 +75,9 @@ fn extent(code: &[u8], start: u64) -> (u64, Option<u64>) {
         called = false;
         match instruction.flow_control() {
             FlowControl::Call | FlowControl::IndirectCall => called = true,
-            FlowControl::UnconditionalBranch => return (end, Some(instruction.near_branch_target())),
+            FlowControl::UnconditionalBranch => {
+                return (end, Some(instruction.near_branch_target()));
+            }
             FlowControl::Return | FlowControl::IndirectBranch | FlowControl::Exception => break,
             _ if assembly::is_stop(&instruction) => break,
             _ => {}

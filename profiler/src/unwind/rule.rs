@@ -101,10 +101,6 @@ impl<'t, 's, S: UnwindSection<Bytes<'s>>> Frame<'t, S> {
             None => (saved::SAME, 0),
             Some(rule) => self.saved(&rule).unwrap_or((saved::UNDEFINED, 0)),
         };
-        let sp = match row.register(X86_64::RSP) {
-            None | Some(RegisterRule::ValOffset(0) | RegisterRule::Undefined) => None,
-            Some(rule) => Some(self.saved(&rule)),
-        };
         let ra = return_address.and_then(|rule| self.saved(&rule));
         let (Some(ra), Some(rule)) = (ra, self.cfa(row.cfa())) else {
             return UNSUPPORTED;
@@ -112,6 +108,17 @@ impl<'t, 's, S: UnwindSection<Bytes<'s>>> Frame<'t, S> {
         if ra.0 == saved::SAME {
             return UNSUPPORTED;
         }
+        let mut moved = 0;
+        let sp = match row.register(X86_64::RSP) {
+            None | Some(RegisterRule::Undefined) => None,
+            Some(saved) => match self.behind_cfa(&saved, &rule) {
+                Some(by) => {
+                    moved = by;
+                    None
+                }
+                None => Some(self.saved(&saved)),
+            },
+        };
         if let Some(sp) = sp {
             return match (sp, fp, ra) {
                 (Some((saved::AT_SP, sp)), (saved::AT_SP, fp), (saved::AT_SP, ra))
@@ -126,7 +133,28 @@ impl<'t, 's, S: UnwindSection<Bytes<'s>>> Frame<'t, S> {
             Some(RegisterRule::Offset(offset)) => i32::try_from(offset).unwrap_or_default(),
             _ => 0,
         };
-        Rule { fp: fp.0, fp_offset: fp.1, ra: ra.0, ra_offset: ra.1, bx_offset, ..rule }
+        let rule = Rule { fp: fp.0, fp_offset: fp.1, ra: ra.0, ra_offset: ra.1, bx_offset, ..rule };
+        if moved == 0 { rule } else { move_cfa(&rule, moved).unwrap_or(UNSUPPORTED) }
+    }
+
+    /// How far behind the canonical frame address the caller's stack pointer is, where that is the
+    /// same everywhere.
+    fn behind_cfa(&self, rule: &RegisterRule<usize>, frame: &Rule) -> Option<i32> {
+        let offset = match rule {
+            RegisterRule::ValOffset(offset) => *offset,
+            RegisterRule::ValExpression(expression) => {
+                let value = Term::of(&self.operations(expression)?, Some(Base::Cfa))?;
+                match (value.base, value.add) {
+                    (Base::Cfa, None) => value.offset,
+                    (Base::Register(X86_64::RSP), None) if frame.cfa == cfa::SP => {
+                        value.offset.checked_sub(frame.cfa_offset.into())?
+                    }
+                    _ => return None,
+                }
+            }
+            _ => return None,
+        };
+        i32::try_from(offset).ok()
     }
 
     /// The part of a rule that says where the canonical frame address is.
@@ -140,15 +168,18 @@ impl<'t, 's, S: UnwindSection<Bytes<'s>>> Frame<'t, S> {
                 if let Some(threshold) = plt_threshold(&operations) {
                     return Some(Rule { cfa: cfa::PLT, cfa_offset: threshold, ..Rule::NONE });
                 }
+                if let Some(rule) = behind_array(&operations) {
+                    return Some(rule);
+                }
                 let value = Term::of(&operations, None)?;
                 let offset = i32::try_from(value.offset).ok()?;
                 let (Base::Register(register), Some(add)) = (value.base, value.add) else {
                     let Base::Register(register) = value.base else { return None };
-                    return register_cfa(register, offset);
+                    return register_cfa(register.0, offset);
                 };
-                let kind = match usize::from(register) {
-                    DWARF_SP => cfa::DEREF_SP,
-                    DWARF_BP => cfa::DEREF_BP,
+                let kind = match register {
+                    X86_64::RSP => cfa::DEREF_SP,
+                    X86_64::RBP => cfa::DEREF_BP,
                     _ => return None,
                 };
                 let cfa_add = i32::try_from(add).ok()?;
@@ -170,11 +201,8 @@ impl<'t, 's, S: UnwindSection<Bytes<'s>>> Frame<'t, S> {
                 let offset = i32::try_from(address.offset).ok()?;
                 let how = match (address.base, address.add) {
                     (Base::Cfa, None) => saved::AT_CFA,
-                    (Base::Register(register), None) => match usize::from(register) {
-                        DWARF_SP => saved::AT_SP,
-                        DWARF_BP => saved::AT_BP,
-                        _ => return None,
-                    },
+                    (Base::Register(X86_64::RSP), None) => saved::AT_SP,
+                    (Base::Register(X86_64::RBP), None) => saved::AT_BP,
                     _ => return None,
                 };
                 Some((how, offset))
@@ -197,6 +225,26 @@ impl<'t, 's, S: UnwindSection<Bytes<'s>>> Frame<'t, S> {
         }
         Some(operations)
     }
+}
+
+/// The rule of the same frame whose canonical frame address is this many bytes further.
+fn move_cfa(rule: &Rule, by: i32) -> Option<Rule> {
+    let mut moved = *rule;
+    let from = match rule.cfa {
+        cfa::SP | cfa::BP | cfa::REGISTER => &mut moved.cfa_offset,
+        cfa::DEREF_SP | cfa::DEREF_BP | cfa::DEREF_INDEX => &mut moved.cfa_add,
+        _ => return None,
+    };
+    *from = from.checked_add(by)?;
+    for (how, offset) in [(rule.fp, &mut moved.fp_offset), (rule.ra, &mut moved.ra_offset)] {
+        if how == saved::AT_CFA {
+            *offset = offset.checked_sub(by)?;
+        }
+    }
+    if rule.bx_offset != 0 {
+        moved.bx_offset = rule.bx_offset.checked_sub(by)?;
+    }
+    Some(moved)
 }
 
 fn register_cfa(register: u16, cfa_offset: i32) -> Option<Rule> {
@@ -244,11 +292,34 @@ fn plt_threshold(operations: &[Operation<Bytes<'_>>]) -> Option<i32> {
     }
 }
 
+/// The rule of `*(rsp + offset + register * 8) + add`, which OpenSSL writes where the caller's stack
+/// pointer was kept behind an array.
+fn behind_array(operations: &[Operation<Bytes<'_>>]) -> Option<Rule> {
+    use Operation::{Deref, Mul, Plus, PlusConstant, RegisterOffset, UnsignedConstant};
+    let untyped = UnitOffset(0);
+    match *operations {
+        [
+            RegisterOffset { register: X86_64::RSP, offset, base_type: a },
+            RegisterOffset { register, offset: 0, base_type: b },
+            UnsignedConstant { value: 8 },
+            Mul,
+            Plus,
+            Deref { base_type: c, size: 8, space: false },
+            PlusConstant { value },
+        ] if [a, b, c] == [untyped; 3] && usize::from(register.0) < GENERAL_REGISTERS => {
+            let (cfa_offset, cfa_add) = (i32::try_from(offset).ok()?, i32::try_from(value).ok()?);
+            let cfa_register = register.0 as u8;
+            Some(Rule { cfa: cfa::DEREF_INDEX, cfa_register, cfa_offset, cfa_add, ..Rule::NONE })
+        }
+        _ => None,
+    }
+}
+
 /// What a [`Term`] begins with.
 #[derive(Clone, Copy)]
 enum Base {
     Cfa,
-    Register(u16),
+    Register(Register),
     Zero,
 }
 
@@ -271,7 +342,7 @@ impl Term {
         for operation in operations {
             let next = match *operation {
                 Operation::RegisterOffset { register, offset, base_type: UnitOffset(0) } => {
-                    Self::new(Base::Register(register.0), offset)
+                    Self::new(Base::Register(register), offset)
                 }
                 Operation::UnsignedConstant { value } => Self::new(Base::Zero, value as i64),
                 Operation::SignedConstant { value } => Self::new(Base::Zero, value),

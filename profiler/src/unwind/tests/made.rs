@@ -306,6 +306,15 @@ fn rules_of_each_kind() {
     let expected = Rule { cfa: cfa::DEREF_SP, cfa_offset: 16, cfa_add: 8, ..by_sp(0) };
     assert_eq!(rule_of(&cfa_expression(&[0x77, 16, 0x06, 0x23, 8])), expected);
     assert_eq!(rule_of(&cfa_expression(&[0x77, 16, 0x06, 0x38, 0x22])), expected);
+    // *(rsp + 8 + r9 * 8) + 8.
+    let behind_array = [0x77, 8, 0x79, 0, 0x38, 0x1e, 0x22, 0x06, 0x23, 8];
+    let expected =
+        Rule { cfa: cfa::DEREF_INDEX, cfa_register: 9, cfa_offset: 8, cfa_add: 8, ..by_sp(0) };
+    assert_eq!(rule_of(&cfa_expression(&behind_array)), expected);
+    // Haskell's StgRun: all of the frame is behind the address that it is described by.
+    let run =
+        [vec![0x0e, 0], vec![0x11, 16, 0xfa, 0x6f], vec![0x16, 7, 4, 0x77, 0xb8, 0x80, 1]].concat();
+    assert_eq!(rule_of(&run), by_sp(16440));
     // r10 as the frame's base; rbp in rbx.
     let expected = Rule {
         cfa: cfa::REGISTER,
@@ -465,8 +474,19 @@ fn functions_without_tables_are_followed() {
     let lost = Rule { fp: saved::UNDEFINED, ..frame(8, 0, 0) };
     let expected_thread =
         [(0, frame(8, 0, 0)), (8, lost), (9, end), (13, frame(8, 0, 0)), (14, Rule::NONE)];
+    // Zeros between two functions, an odd number of them, as Free Pascal has it.
+    let zeros: &[u8] = &[0xc3, 0, 0, 0, 0x50, 0x58, 0xc3];
+    let expected_zeros = [
+        (0, frame(8, 0, 0)),
+        (1, Rule { cfa: cfa::PADDING, ..Rule::NONE }),
+        (4, frame(8, 0, 0)),
+        (5, frame(16, 0, 0)),
+        (6, frame(8, 0, 0)),
+        (7, Rule::NONE),
+    ];
     for (code, expected) in [
         (code, &expected[..]),
+        (zeros, &expected_zeros),
         (thread, &expected_thread),
         (aligned, &expected_aligned),
         (switch, &expected_switch),

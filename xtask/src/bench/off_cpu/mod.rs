@@ -125,7 +125,7 @@ fn measure(load: &dyn Load, options: &Options, scratch: &Path) -> Result<()> {
     for Turns { tool, kept, figures, .. } in &all {
         let Some(Spread { min, median, max }) = Spread::of(kept) else { continue };
         let (name, of_ours) = (tool.name(), ours(figures));
-        println!("  {name:26} {median:.3} [{min:.3}–{max:.3}]{of_ours}");
+        println!("  {name:27} {median:.3} [{min:.3}–{max:.3}]{of_ours}");
     }
     Ok(())
 }

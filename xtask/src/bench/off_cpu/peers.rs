@@ -36,6 +36,12 @@ pub enum Tool {
     Host,
     /// `flame-graph offcpu` of the load's own processes.
     Processes,
+    /// `flame-graph offcpu --wakers` of the whole host.
+    Wakers,
+    /// `flame-graph offcpu --engine perf-event` of the whole host.
+    PerfEvents,
+    /// `flame-graph wall` of the whole host.
+    Wall,
     /// `perf record -e sched:sched_switch --call-graph dwarf`.
     PerfDwarf,
     /// `perf record -e sched:sched_switch -g`.
@@ -50,9 +56,12 @@ pub enum Tool {
 
 impl Tool {
     /// In the order in which they take turns.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 10] = [
         Self::Host,
         Self::Processes,
+        Self::Wakers,
+        Self::PerfEvents,
+        Self::Wall,
         Self::PerfDwarf,
         Self::PerfFramePointer,
         Self::Bpftrace,
@@ -65,6 +74,9 @@ impl Tool {
         match self {
             Self::Host => "offcpu, host",
             Self::Processes => "offcpu --pid",
+            Self::Wakers => "offcpu --wakers, host",
+            Self::PerfEvents => "offcpu by perf events, host",
+            Self::Wall => "wall, host",
             Self::PerfDwarf => "perf dwarf, host",
             Self::PerfFramePointer => "perf -g, host",
             Self::Bpftrace => "bpftrace, host, no stacks",
@@ -75,23 +87,34 @@ impl Tool {
 
     /// Whether it is ours.
     pub fn is_ours(self) -> bool {
-        matches!(self, Self::Host | Self::Processes)
+        self.our_words("").is_some()
+    }
+
+    /// What is typed of ours, with these processes.
+    fn our_words(self, pids: &str) -> Option<Vec<&str>> {
+        Some(match self {
+            Self::Host => vec!["offcpu", "--all"],
+            Self::Processes => vec!["offcpu", "--children", "--pid", pids],
+            Self::Wakers => vec!["offcpu", "--all", "--wakers"],
+            Self::PerfEvents => vec!["offcpu", "--all", "--engine", "perf-event"],
+            Self::Wall => vec!["wall", "--all"],
+            Self::PerfDwarf
+            | Self::PerfFramePointer
+            | Self::Bpftrace
+            | Self::BpftraceStacks
+            | Self::OffCpuTime => return None,
+        })
     }
 
     fn command(self, pids: &str, scratch: &Path) -> Command {
+        if let Some(words) = self.our_words(pids) {
+            let mut command = Command::new(binary());
+            command.args(words).args(["-d", "600", "-o"]).arg(scratch.join("out.svg"));
+            command.arg("--stats").arg(scratch.join("stats.json"));
+            return command;
+        }
         let mut command;
         match self {
-            Self::Host | Self::Processes => {
-                command = Command::new(binary());
-                command.arg("offcpu");
-                if self == Self::Host {
-                    command.arg("--all");
-                } else {
-                    command.args(["--children", "--pid", pids]);
-                }
-                command.args(["-d", "600", "-o"]).arg(scratch.join("out.svg"));
-                command.arg("--stats").arg(scratch.join("stats.json"));
-            }
             Self::PerfDwarf | Self::PerfFramePointer => {
                 command = Command::new("perf");
                 command.args(["record", "-q", "--no-bpf-event", "-e", "sched:sched_switch", "-a"]);
@@ -107,7 +130,7 @@ impl Tool {
                 command = Command::new("bpftrace");
                 command.args(["-e", BPFTRACE_STACKS]);
             }
-            Self::OffCpuTime => command = Command::new("/usr/sbin/offcputime"),
+            _ => command = Command::new("/usr/sbin/offcputime"),
         }
         command
     }

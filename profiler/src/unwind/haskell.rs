@@ -1,0 +1,85 @@
+//! Haskell's code, as GHC makes it. It keeps its own stack and has no unwind information, but it runs
+//! in the one frame on the C stack that the runtime's `StgRun` makes, and that has (GHC,
+//! `rts/StgCRun.c`): a walk from it goes to whoever had it run, `hs_main` and `main` in the end.
+
+use profiler_ebpf::wire::{Rule, cfa, saved};
+
+use super::{
+    RowAt, UnwindError,
+    elf::File,
+    rows::{Builder, holes},
+    rule::Rules,
+};
+
+/// What `StgRun` leaves free on the C stack for the code that it runs, in bytes
+/// (`RESERVED_C_STACK_BYTES`).
+const RESERVED: i32 = 16384;
+/// What it saves there: six registers, the return address behind them.
+const SAVED: i32 = 6 * 8 + 8;
+/// `sub $8, %rsp` and `add $8, %rsp`: around calls of C functions.
+const SUB: [u8; 4] = [0x48, 0x83, 0xec, 8];
+const ADD: [u8; 4] = [0x48, 0x83, 0xc4, 8];
+/// The most bytes between the two.
+const MAX_CALL: usize = 256;
+
+/// Rows for the text of a Haskell program that has no other rows.
+pub fn find(file: &File<'_>, rows: &[RowAt], rules: &mut Rules) -> Result<Vec<RowAt>, UnwindError> {
+    let Some(frame) = rules.list.iter().find(|rule| is_run(rule)).copied() else {
+        return Ok(Vec::new());
+    };
+    let called = Rule { cfa_offset: frame.cfa_offset + 8, ..frame };
+    let [frame, called] = [frame, called].map(|rule| rules.number(&rule));
+    let mut found = Builder::default();
+    for (start, end) in holes(&file.text, rows) {
+        found.push(start, frame)?;
+        for (from, to) in calls(file.code(start, end).unwrap_or_default()) {
+            found.push(start + from as u64, called)?;
+            found.push(start + to as u64, frame)?;
+        }
+        found.push(end, 0)?;
+    }
+    Ok(found.finish())
+}
+
+/// Whether this is the rule of `StgRun` behind its first instructions.
+fn is_run(rule: &Rule) -> bool {
+    let at_end = |how, offset: i32, words: i32| how == saved::AT_CFA && offset == -8 * words;
+    rule.cfa == cfa::SP
+        && rule.cfa_offset == RESERVED + SAVED
+        && at_end(rule.ra, rule.ra_offset, 1)
+        && at_end(rule.fp, rule.fp_offset, 6)
+        && at_end(saved::AT_CFA, rule.bx_offset, 7)
+}
+
+/// Where the stack pointer is moved for a call: from behind the first instruction to behind the last.
+fn calls(code: &[u8]) -> Vec<(usize, usize)> {
+    let mut calls = Vec::new();
+    let mut from = 0;
+    let find = |code: &[u8], wanted: &[u8; 4]| code.array_windows().position(|at| at == wanted);
+    while let Some(at) = find(&code[from..], &SUB) {
+        let begin = from + at + SUB.len();
+        let rest = &code[begin..code.len().min(begin + MAX_CALL)];
+        let Some(length) = find(rest, &ADD) else {
+            from = begin;
+            continue;
+        };
+        from = begin + length + ADD.len();
+        calls.push((begin, from));
+    }
+    calls
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_are_between_two_moves_of_the_stack_pointer() {
+        let call = [&SUB[..], &[0xe8, 1, 2, 3, 4], &ADD].concat();
+        let code = [&[0x90; 3][..], &SUB, &[0; MAX_CALL], &call, &call, &SUB].concat();
+        let first = 3 + 4 + MAX_CALL + 4;
+        assert_eq!(calls(&code), [(first, first + 9), (first + 13, first + 22)]);
+        assert_eq!(calls(&SUB), []);
+        assert_eq!(calls(&[]), []);
+    }
+}
