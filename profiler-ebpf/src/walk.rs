@@ -147,27 +147,30 @@ impl Walk {
     /// else ends the walk and leaves them as they were.
     #[inline(always)]
     pub fn step<E: Env>(&mut self, env: &mut E) -> Outcome {
-        let exact = self.registers.flags & FRAME_EXACT != 0;
-        let address = if exact { self.registers.ip } else { self.registers.ip.wrapping_sub(1) };
+        let Registers { ip, flags, .. } = self.registers;
+        let address = if flags & FRAME_EXACT != 0 { ip } else { ip.wrapping_sub(1) };
         if !self.find_mapping(env, address) {
             return Outcome::UnknownMapping;
         }
         let rule = match self.mapping.kind {
             mapping_kind::PENDING => return Outcome::RowsPending,
             mapping_kind::NO_ROOM => return Outcome::NoRoom,
-            mapping_kind::ROWS => match self.rule(env, address) {
-                Some(rule) => rule,
-                None => return Outcome::BadTables,
-            },
-            _ => Rule::NONE,
+            mapping_kind::ROWS => self.rule(env, address),
+            _ => Some(Rule::NONE),
         };
-        // Each kind of step stands here once: the verifier follows every copy of it.
+        let Some(rule) = rule else { return Outcome::BadTables };
+        self.step_by(env, &rule)
+    }
+
+    /// Makes one step by a rule. Each kind stands here once: the verifier follows every copy.
+    #[inline(always)]
+    pub fn step_by<E: Env>(&mut self, env: &mut E, rule: &Rule) -> Outcome {
         match rule.cfa {
             cfa::END => Outcome::Complete,
-            cfa::PADDING if !exact => Outcome::Complete,
-            cfa::SIGNAL => self.step_signal(env, &rule),
+            cfa::PADDING if self.registers.flags & FRAME_EXACT == 0 => Outcome::Complete,
+            cfa::SIGNAL => self.step_signal(env, rule),
             cfa::NONE | cfa::PADDING => self.step_by_pointer(env),
-            _ => self.step_by_rule(env, &rule),
+            _ => self.step_by_rule(env, rule),
         }
     }
 

@@ -1,8 +1,10 @@
 //! How programs are laid out: compilers, optimization levels, linkers, kinds of executable.
 
+use std::{ffi::OsStr, fs};
+
 use crate::{
     require,
-    support::{Build, Path, Stage, root, tool},
+    support::{Build, Path, Stage, compile, root, scratch, tool},
 };
 
 /// What `shares.c` does.
@@ -102,6 +104,42 @@ fn linkers_lay_text_out_differently() {
         ("gcc", "segments", "-O2 -DSPREAD -Wl,--section-start=.far=0x900000"),
         ("gcc", "segments-nopie", "-O2 -DSPREAD -no-pie -Wl,--section-start=.far=0x10000000"),
     ]);
+}
+
+/// The newest `llvm-bolt` of those that Debian installs beside each other.
+fn bolt() -> Result<String, String> {
+    let names = (14..40).rev().map(|version| format!("llvm-bolt-{version}"));
+    names
+        .map(|name| tool(&name).map(|()| name))
+        .find(Result::is_ok)
+        .unwrap_or_else(|| tool("llvm-bolt").map(|()| "llvm-bolt".to_owned()))
+}
+
+/// Samples of functions, as llvm-bolt reads them: what lies behind the first blocks of these is moved
+/// to another segment.
+const PROFILE: &str = "no_lbr cpu-clock:\n1 main 0 100\n1 burn 0 5000\n1 alpha 0 50\n1 leaf 0 50\n";
+
+#[test]
+fn text_that_bolt_has_moved() {
+    require!(root(), tool("gcc"), bolt());
+    let flags = "-O2 -fomit-frame-pointer -fno-reorder-blocks-and-partition -Wl,-q";
+    let plain = Build::new("gcc", "to-bolt", "shares.c").flags(flags).build();
+    let folder = scratch().join("bolt");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("profile"), PROFILE).unwrap();
+    let options = ["-o", "bolted", "-data=profile", "-lite=0", "-reorder-blocks=ext-tsp"];
+    let more = ["-split-functions", "-split-all-cold", "-use-gnu-stack"];
+    let words = options.iter().chain(&more).map(OsStr::new).chain([plain.as_os_str()]);
+    compile::run(&bolt().unwrap(), &words.collect::<Vec<_>>(), &folder);
+    let program = folder.join("bolted");
+    let bytes = fs::read(&program).unwrap();
+    for section in [&b".bolt.org.text"[..], b".text.cold"] {
+        assert!(bytes.windows(section.len()).any(|at| at == section));
+    }
+    let stage = Stage::take();
+    let target = stage.run(program);
+    let stacks = stage.record(&[&target], 1.5).stacks;
+    stacks.at_least(20).complete().rooted(&["_start"]).paths("main", &shares());
 }
 
 #[test]

@@ -196,6 +196,42 @@ fn code_made_at_run_time_by_its_map() {
     assert!(recorded.stats["frames_by_pointer"].as_u64().unwrap() > 100, "{}", recorded.stats);
 }
 
+/// Without the moments before it is known that the code goes its own way.
+fn mostly_complete(stacks: &Stacks) {
+    let complete = stacks.filter(|stack| stack.truncated().is_none()).total() as f64;
+    assert!(complete >= 0.9 * stacks.total() as f64, "{stacks}");
+}
+
+#[test]
+fn code_made_at_run_time_without_frame_pointers() {
+    require!(root(), tool("gcc"));
+    let program = Build::new("gcc", "jit", "jit.c").flags("-O2").build();
+    let stage = Stage::take();
+    let target = stage.start(Command::new(program).arg("frameless"));
+    for engine in ["ebpf", "perf-event"] {
+        let pid = target.pid().to_string();
+        let args = ["--pid", &pid, "-F", "499", "-d", "2", "--engine", engine];
+        let stacks = stage.cpu(&args).stacks;
+        mostly_complete(stacks.at_least(200));
+        let complete = stacks.filter(|stack| stack.truncated().is_none());
+        complete.rooted(&["_start"]);
+        mostly(&complete, &["main", "enters", "anonymous", "called_back", "burn"], 0.95);
+    }
+}
+
+#[test]
+fn java_as_it_is_started_usually() {
+    require!(root(), tool("java"), tool("javac"));
+    let stage = Stage::take();
+    let target = java(&stage, &["-XX:-PreserveFramePointer"]);
+    let pid = target.pid().to_string();
+    let _socket = Map(format!("/tmp/.java_pid{pid}").into());
+    let stacks = stage.cpu(&["--pid", &pid, "-F", "499", "-d", "3", "--enable-perf-maps"]).stacks;
+    mostly_complete(&stacks);
+    let names = ["JavaMain", "Interpreter", "Work.outer", "Work.inner", "Work.burn"];
+    mostly(&stacks, &names, 0.85);
+}
+
 #[test]
 fn a_map_that_belongs_to_another_user_is_refused() {
     require!(root(), tool("gcc"), tool("chown"));

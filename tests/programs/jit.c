@@ -107,6 +107,14 @@ int main(int argc, char **argv) {
                                  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) return 1;
     memcpy(memory + 64, code, sizeof code);
+    /* push %rbp; mov $1,%ebp; sub $32,%rsp; movabs $target,%rax; call *%rax; add $32,%rsp; pop %rbp;
+     * ret */
+    unsigned char frameless[] = {0x55, 0xbd, 1, 0, 0, 0, 0x48, 0x83, 0xec, 32,   0x48, 0xb8, 0,    0, 0,
+                                 0,    0,    0, 0, 0, 0xff, 0xd0, 0x48, 0x83, 0xc4, 32,   0x5d, 0xc3};
+    memcpy(frameless + 12, &target, 8);
+    if (argc > 1 && !strcmp(argv[1], "frameless")) {
+        memcpy(memory + 64, frameless, sizeof frameless);
+    }
     if (argc == 1) {
         char path[64];
         snprintf(path, sizeof path, "/tmp/perf-%d.map", getpid());

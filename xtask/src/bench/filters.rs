@@ -14,7 +14,7 @@ use super::{
     numbers::{Row, Unit},
     parts::Context,
     programs::{RECURSION_4, Running},
-    tools,
+    tools::{self, Subject as _},
 };
 
 /// Measures each filter while every CPU has other work.

@@ -8,6 +8,7 @@
 mod churn;
 mod collectors;
 mod filters;
+mod kinds;
 mod machine;
 mod numbers;
 mod off_cpu;
@@ -40,7 +41,7 @@ pub struct Options {
     /// Fewer and shorter rounds: two minutes instead of seven to nine
     #[arg(long)]
     pub quick: bool,
-    /// Only these parts: cost, host, churn, complete, shares, walk, filters
+    /// Only these parts: cost, host, churn, complete, kinds, shares, walk, filters
     #[arg(long, value_name = "PART", value_delimiter = ',')]
     pub only: Vec<String>,
     /// Also write every measurement to this file

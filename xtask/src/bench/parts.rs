@@ -5,10 +5,10 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::{Result, bail};
 
 use super::{
-    churn, filters,
+    churn, filters, kinds,
     numbers::{Row, Unit, line},
     programs::{self, Program, Running},
-    tools::{self, Run, Settings, Tool},
+    tools::{self, Run, Settings, Subject, Tool},
 };
 
 /// What the figures mean, below the table's head.
@@ -21,6 +21,7 @@ stop to picture: from the signal that ends a recording to its SVG; for perf, to 
 start to first sample: on the samples' own clock; perf's includes the start of its process
 complete: reaches _start or the thread's start; the recorder's word for ours, and for perf the
   address of the last frame compared with the program's entry point and thread roots
+kinds: the same of the programs of the live tests, for perf by the names of their roots
 walk: run time of our BPF program as the kernel counts it, at 999 Hz, less its runs that found
   another process than the target
 churn: one recording of the whole host, with 200 processes that sleep and 200 a second that begin;
@@ -39,7 +40,7 @@ impl Context {
     }
 
     /// A recording. That a tool fails is a result, too: it is said, and the others go on.
-    fn record(&self, tool: Tool, program: &Running, settings: Settings) -> Option<Run> {
+    pub fn record(&self, tool: Tool, program: &dyn Subject, settings: Settings) -> Option<Run> {
         let run = tools::record(tool, program, settings, &self.scratch);
         run.inspect_err(|error| eprintln!("  no figures of one recording: {error:#}")).ok()
     }
@@ -61,6 +62,7 @@ const PARTS: &[Part] = &[
     Part { name: "host", run: host },
     Part { name: "churn", run: churn::churn },
     Part { name: "complete", run: complete },
+    Part { name: "kinds", run: kinds::kinds },
     Part { name: "shares", run: shares },
     Part { name: "walk", run: walk },
     Part { name: "filters", run: filters::filters },
@@ -110,7 +112,7 @@ fn costs(context: &Context, part: &'static str, settings: Settings) -> Result<Ve
     for _ in 0..context.rounds(if settings.host { 3 } else { 4 }, 1) {
         // One process for a round: where its code lies decides its speed too.
         let running = Running::start(&program, &context.scratch)?;
-        let alone = tools::alone(&running, settings.window)?;
+        let alone = running.rate(settings.window)?;
         for tool in Tool::ALL {
             let Some(run) = context.record(tool, &running, settings) else { continue };
             if let (Some(alone), Some(rate)) = (alone, run.rate) {
@@ -154,17 +156,16 @@ fn complete(context: &Context) -> Result<Vec<Row>> {
                 runs[tool as usize].extend(context.record(tool, &running, settings));
             }
         }
-        rows.push(Row {
-            part: "complete",
-            subject: program.name.to_owned(),
-            figure: "complete stacks",
-            unit: Unit::Percent,
-            values: values(&runs, |run| {
-                (run.samples > 0.0).then(|| run.complete / run.samples * 100.0)
-            }),
-        });
+        rows.push(completeness("complete", program.name.to_owned(), &runs));
     }
     Ok(rows)
+}
+
+/// The share of stacks that reach their root.
+pub fn completeness(part: &'static str, subject: String, runs: &[Vec<Run>; 3]) -> Row {
+    let share = |run: &Run| (run.samples > 0.0).then(|| run.complete / run.samples * 100.0);
+    let values = values(runs, share);
+    Row { part, subject, figure: "complete stacks", unit: Unit::Percent, values }
 }
 
 /// Functions of the program of known shares, and these.

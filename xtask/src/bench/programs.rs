@@ -12,6 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::{perf_script::Frame, tools::Subject};
 use crate::shell::{self, command, root};
 
 /// A program and how it is run.
@@ -164,10 +165,6 @@ impl Running {
         Ok(running)
     }
 
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Stops it until its end.
     pub fn pause(&self) {
         if let Some(pid) = i32::try_from(self.pid()).ok().and_then(Pid::from_raw) {
@@ -182,11 +179,6 @@ impl Running {
     /// When its page cannot be read.
     pub fn work(&self) -> Result<Work> {
         Ok(work(&self.read_page()?))
-    }
-
-    /// Whether a stack that ends there reaches its root.
-    pub fn is_root(&self, address: u64, file: &str) -> bool {
-        self.roots.iter().any(|root| root.holds(address, file))
     }
 
     fn read_page(&self) -> Result<[u8; PAGE]> {
@@ -209,6 +201,22 @@ impl Running {
             ranges.push((entry, entry + START_CODE));
         }
         Ok(ranges.into_iter().filter_map(|range| Root::of(range, &maps)).collect())
+    }
+}
+
+impl Subject for Running {
+    fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn rate(&self, window: Duration) -> Result<Option<f64>> {
+        let before = self.work()?;
+        sleep(window);
+        Ok(self.work()?.rate_since(before))
+    }
+
+    fn is_root(&self, frame: &Frame) -> bool {
+        self.roots.iter().any(|root| root.holds(frame.address, &frame.file))
     }
 }
 

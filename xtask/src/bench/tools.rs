@@ -17,8 +17,11 @@ use rustix::{
 };
 use serde_json::Value;
 
-use super::{perf_script, programs};
-use crate::{bench::programs::Running, shell::root};
+use super::{
+    perf_script::{self, Frame},
+    programs,
+};
+use crate::shell::root;
 
 /// A tool, in the order of the table's columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,25 +87,35 @@ const SET_UP: Duration = Duration::from_millis(400);
 /// `perf script` takes minutes for a whole host on which a compiler runs.
 const MAX_END: Duration = Duration::from_secs(40);
 
-/// The speed of a program beside which no tool runs.
-///
-/// # Errors
-/// When its page cannot be read.
-pub fn alone(program: &Running, window: Duration) -> Result<Option<f64>> {
-    let before = program.work()?;
-    sleep(window);
-    Ok(program.work()?.rate_since(before))
+/// A program that is recorded.
+pub trait Subject {
+    /// Its process.
+    fn pid(&self) -> u32;
+
+    /// How fast it works for so long, where it tells.
+    ///
+    /// # Errors
+    /// When what it tells cannot be read.
+    fn rate(&self, window: Duration) -> Result<Option<f64>>;
+
+    /// Whether a stack that ends in this frame reaches its root.
+    fn is_root(&self, frame: &Frame) -> bool;
 }
 
 /// Records a running program.
 ///
 /// # Errors
 /// When the tool cannot be run or fails.
-pub fn record(tool: Tool, program: &Running, settings: Settings, scratch: &Path) -> Result<Run> {
+pub fn record(
+    tool: Tool,
+    program: &dyn Subject,
+    settings: Settings,
+    scratch: &Path,
+) -> Result<Run> {
     let started = monotonic();
     let mut measured = Measured::start(&command(tool, program.pid(), settings, scratch), scratch)?;
     sleep(SET_UP);
-    let rate = alone(program, settings.window)?;
+    let rate = program.rate(settings.window)?;
     let stopped = Instant::now();
     measured.interrupt();
     let mut cost = measured.wait()?;
@@ -202,12 +215,12 @@ fn script(host: bool, scratch: &Path) -> Vec<String> {
     ["perf", "script", inline, "-F", "tid,time,ip,sym,dso", "-i", &data].map(str::to_owned).to_vec()
 }
 
-fn read_script(run: &mut Run, program: &Running, started: f64, path: &Path) -> Result<()> {
+fn read_script(run: &mut Run, program: &dyn Subject, started: f64, path: &Path) -> Result<()> {
     let mut first = f64::INFINITY;
     perf_script::read(BufReader::new(File::open(path)?), |sample| {
         first = first.min(sample.time);
         run.samples += 1.0;
-        let ends = sample.root().is_some_and(|root| program.is_root(root.address, &root.file));
+        let ends = sample.root().is_some_and(|root| program.is_root(root));
         run.complete += f64::from(u8::from(ends));
         let mut names: Vec<&str> = sample.frames.iter().map(|f| f.symbol.as_str()).collect();
         names.sort_unstable();

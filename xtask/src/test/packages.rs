@@ -1,5 +1,7 @@
 //! What the tests need on a Debian machine.
 
+use std::fs;
+
 use anyhow::{Context, Result};
 
 use super::Outcome;
@@ -35,6 +37,9 @@ const RUNTIMES: &[(&str, &str, &str)] = &[
     ("pip3", "python3-pip", "runtimes that Debian does not have"),
 ];
 
+/// LLVM's BOLT in Debian 12; other releases have packages of other versions.
+const BOLT: &str = "bolt-15";
+
 /// Parts of the Rust toolchain, by rustup's name and what cargo calls them.
 const COMPONENTS: &[(&str, &str)] = &[("rustfmt", "fmt"), ("clippy", "clippy")];
 
@@ -60,6 +65,9 @@ pub fn install() -> Result<Outcome> {
             missing.push((package, reason));
         }
     }
+    if !has_bolt() {
+        missing.push((BOLT, "test programs as BOLT lays them out"));
+    }
     if missing.is_empty() {
         println!("{} packages are installed", PACKAGES.len() + RUNTIMES.len());
         return Ok(Outcome::Passed);
@@ -74,11 +82,23 @@ pub fn install() -> Result<Outcome> {
         )));
     }
     run(apt().args(["update", "--quiet"]))?;
-    run(apt()
-        .args(["install", "--quiet", "--yes", "--no-install-recommends"])
-        .args(names(&missing)))
-    .context("the packages that the tests need cannot be installed")?;
+    let wanted = names(&missing).into_iter().map(|name| match name {
+        BOLT => newest_bolt(),
+        name => Ok(name.to_owned()),
+    });
+    let wanted = wanted.collect::<Result<Vec<_>>>()?;
+    run(apt().args(["install", "--quiet", "--yes", "--no-install-recommends"]).args(wanted))
+        .context("the packages that the tests need cannot be installed")?;
     Ok(Outcome::Passed)
+}
+
+/// The newest of LLVM's BOLTs, each of which is a package of its own.
+fn newest_bolt() -> Result<String> {
+    let found = output(command("apt-cache").args(["search", "--names-only", "^bolt-[0-9]+$"]))?;
+    let names = found.lines().filter_map(|line| line.split(' ').next());
+    let version = |name: &&str| name.strip_prefix("bolt-")?.parse::<u32>().ok();
+    let newest = names.max_by_key(version);
+    newest.map(str::to_owned).context("apt knows no package of llvm-bolt")
 }
 
 fn names(rows: &[(&'static str, &str)]) -> Vec<&'static str> {
@@ -95,6 +115,19 @@ fn apt() -> std::process::Command {
 fn is_on_path(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+}
+
+/// Whether a BOLT is installed: by its version, as Debian names it, or without one.
+fn has_bolt() -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let files =
+        std::env::split_paths(&path).filter_map(|folder| fs::read_dir(folder).ok()).flatten();
+    files.flatten().any(|file| {
+        let name = file.file_name();
+        let version = name.to_str().and_then(|name| name.strip_prefix("llvm-bolt"));
+        let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+        version.is_some_and(|text| text.is_empty() || text.strip_prefix('-').is_some_and(is_number))
+    })
 }
 
 fn is_installed(package: &str) -> bool {

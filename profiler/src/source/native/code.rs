@@ -6,7 +6,11 @@ use super::{
     modules::Modules,
     regions::{Region, Regions, region_at},
 };
-use crate::{model::profile::ModuleKind, target::process::Proc};
+use crate::{
+    model::profile::ModuleKind,
+    target::process::Proc,
+    unwind::{PAGE, Page},
+};
 
 /// The code that a process has mapped.
 pub struct Code<'a> {
@@ -36,5 +40,16 @@ impl Code<'_> {
             _ => return None,
         }
         Some(u64::from_ne_bytes(word))
+    }
+
+    /// A page of code that was made at run time.
+    #[must_use]
+    pub fn made_page(&self, address: u64) -> Option<Page> {
+        let region = region_at(self.regions, address)?;
+        let module = self.modules.module(region.module);
+        let is_made = matches!(module.kind, ModuleKind::Anonymous { .. });
+        let mut page = Box::new([0; PAGE]);
+        is_made.then(|| Proc::new().read_memory(self.pid, address, &mut page[..]).ok())??;
+        Some(page)
     }
 }

@@ -11,13 +11,14 @@
 //! * [`order`] tells where the times of records and samples say less than the samples do.
 //! * [`recorder`] brings [`samples`] and process records into the order of time, finishes the walks
 //!   that the kernel handed up, for which it looks at [`code`], and names [`frames`], which are
-//!   [`kept`] as stacks.
+//!   [`kept`] as stacks. Code that was made at run time is [`followed`].
 
 pub mod code;
 pub mod compile;
 pub mod drive;
 pub mod ebpf;
 pub mod extents;
+pub mod followed;
 pub mod frames;
 pub mod host_env;
 pub mod installed;

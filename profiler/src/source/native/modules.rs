@@ -45,6 +45,8 @@ pub enum Rows {
     None,
     /// The tables have no room for them.
     Refused,
+    /// There are none, and frame pointers lead astray: walks are handed up, and the code is followed.
+    Followed,
 }
 
 impl Rows {
@@ -291,6 +293,16 @@ impl Modules {
             self.compiling += 1;
             self.compiler.request(number, Arc::clone(&entry.module));
         }
+    }
+
+    /// Has walks follow code that was made at run time from now on; whether they did not before.
+    pub fn follow(&mut self, number: ModuleId) -> bool {
+        let rows = &mut self.entries[number.0 as usize].rows;
+        let is_new = matches!(rows, Rows::None);
+        if is_new {
+            *rows = Rows::Followed;
+        }
+        is_new
     }
 
     /// Whether rows are being compiled.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::{
     Labels,
     code::Code,
+    followed::Followed,
     frames::{Timer, code_address, is_in_exec, true_frames, truncation, user_frame},
     kept::{Keeping, Kept, Timed},
     limits::{Bound, Limits},
@@ -71,6 +72,8 @@ pub struct Recorder<S> {
     waiting_bytes: usize,
     max_waiting: usize,
     timer: Timer,
+    /// None: stacks are timed. Of waits there may be too many to hand all walks up.
+    followed: Option<Followed>,
 }
 
 impl<S: Storage> Recorder<S> {
@@ -97,6 +100,7 @@ impl<S: Storage> Recorder<S> {
             waiting_bytes: 0,
             max_waiting: limits.get(Bound::Waiting),
             timer: Timer::default(),
+            followed: (!timed).then(Followed::default),
         }
     }
 
@@ -268,7 +272,13 @@ impl<S: Storage> Recorder<S> {
         let code = Code { pid: sample.header.pid, regions: &regions, modules: &self.modules };
         let mut env = self.tables.env(&mappings, memory, |address| code.word(address));
         let outcome = loop {
-            match walk.step(&mut env) {
+            let step = match (walk.step(&mut env), &mut self.followed) {
+                (Outcome::RowsPending, Some(followed)) if code.is_followed(walk.frame()) => {
+                    followed.step(&mut walk, &mut env, &code)
+                }
+                (step, _) => step,
+            };
+            match step {
                 Outcome::Walking if frames.len() >= MAX_USER_FRAMES => break Outcome::TooDeep,
                 Outcome::Walking => frames.push(walk.frame()),
                 outcome => break outcome,
@@ -328,6 +338,13 @@ impl<S: Storage> Recorder<S> {
         regions: &Regions,
         cause: Option<Truncation>,
     ) {
+        let code = Code { pid: sample.header.pid, regions, modules: &self.modules };
+        if self.followed.is_some()
+            && let Some(module) = code.lost_in(&sample.user, cause).map(|region| region.module)
+            && self.modules.follow(module)
+        {
+            self.processes.touch(&[module]);
+        }
         let user = true_frames(&sample.user, cause, regions);
         let frames = self.frames(sample, regions, user);
         match self.kept.keep(sample, comm, cause, &frames) {

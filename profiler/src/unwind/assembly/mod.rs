@@ -7,9 +7,11 @@
 //! and values of the caller's.
 //!
 //! * [`function`] follows the ways through a function,
-//! * [`state`] knows what its instructions do to registers and stack.
+//! * [`state`] knows what its instructions do to registers and stack,
+//! * [`onward`] follows code that was made at run time, from any place in it to where it returns.
 
 mod function;
+mod onward;
 mod state;
 
 use std::{
@@ -20,6 +22,7 @@ use std::{
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic};
 use profiler_ebpf::wire::Rule;
 
+pub use self::onward::{PAGE, Page, ends_in_call, ways_out};
 use self::{
     function::{Function, Odd},
     state::State,

@@ -16,7 +16,10 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    bench::programs::{Program, Running},
+    bench::{
+        programs::{Program, Running},
+        tools::Subject as _,
+    },
     shell,
 };
 

@@ -1,0 +1,533 @@
+//! Where code that was made at run time returns to: by following it onward from a place, to where it
+//! does. What lies before, and where its function begins, need not be known.
+//!
+//! What is tracked are the stack pointer, rbp and rbx, from what they are at the place.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use iced_x86::{
+    Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess,
+    OpKind, Register,
+};
+use profiler_ebpf::wire::{Rule, cfa, saved};
+
+use super::is_stop;
+
+/// The most instructions to follow.
+const MAX_STEPS: usize = 1 << 13;
+/// The most pages of code to look at.
+const MAX_PAGES: usize = 64;
+/// The most ways out that are of interest: one of them is the true one.
+const MAX_WAYS: usize = 8;
+/// The largest frame, in bytes.
+const MAX_FRAME: i64 = 1 << 24;
+/// The most instructions of a piece of code that only leads to another.
+const MAX_THUNK: usize = 8;
+/// Bytes of a page of code.
+pub const PAGE: usize = 4096;
+/// The longest instruction, in bytes.
+const LONGEST: usize = 15;
+
+/// A page of code.
+pub type Page = Box<[u8; PAGE]>;
+
+/// A register at the place, to which addresses are relative.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Base {
+    Sp,
+    Bp,
+}
+
+/// An address on the stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Address {
+    base: Base,
+    offset: i32,
+}
+
+/// The stack pointer at the place.
+const START: Address = Address { base: Base::Sp, offset: 0 };
+
+impl Address {
+    fn plus(self, by: i64) -> Option<Self> {
+        let offset = i64::from(self.offset).checked_add(by).filter(|at| at.abs() <= MAX_FRAME)?;
+        Some(Self { offset: i32::try_from(offset).ok()?, ..self })
+    }
+}
+
+/// What rbp or rbx holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Value {
+    /// What it held at the place.
+    Own,
+    /// An address on the stack.
+    Address(Address),
+    /// What lies there at the place.
+    Saved(Address),
+    /// Anything.
+    Unknown,
+}
+
+/// What rbp held at the place, as an address.
+const OWN_BP: Value = Value::Address(Address { base: Base::Bp, offset: 0 });
+
+/// What is known before an instruction.
+#[derive(Clone, Copy, Debug)]
+struct State {
+    sp: Address,
+    bp: Value,
+    bx: Value,
+    /// Where on the way rbp was put, as it was at the place.
+    kept: Option<Address>,
+    /// The register that a number was put into last, and the number.
+    number: Option<(Register, u64)>,
+}
+
+/// The ways out of code from an address on: rules of which one says where the frame's caller is, the
+/// nearest first. `read` gives the page at an address, a multiple of [`PAGE`]; none: it is no such code.
+pub fn ways_out(address: u64, read: &mut dyn FnMut(u64) -> Option<Page>) -> Vec<Rule> {
+    let state = State { sp: START, bp: Value::Own, bx: Value::Own, kept: None, number: None };
+    let mut search = Search {
+        code: Code { pages: BTreeMap::new(), read },
+        info: InstructionInfoFactory::new(),
+        seen: BTreeSet::new(),
+        open: VecDeque::from([(address, state)]),
+        ways: Vec::new(),
+    };
+    let mut left = MAX_STEPS;
+    while let Some((address, state)) = search.open.pop_front() {
+        search.follow(address, state, &mut left);
+        if left == 0 || search.ways.len() >= MAX_WAYS {
+            break;
+        }
+    }
+    search.ways
+}
+
+struct Code<'r> {
+    pages: BTreeMap<u64, Option<Page>>,
+    read: &'r mut dyn FnMut(u64) -> Option<Page>,
+}
+
+impl Code<'_> {
+    fn page(&mut self, at: u64) -> Option<&[u8; PAGE]> {
+        if self.pages.len() >= MAX_PAGES && !self.pages.contains_key(&at) {
+            return None;
+        }
+        let read = &mut self.read;
+        self.pages.entry(at).or_insert_with(|| read(at)).as_deref()
+    }
+
+    /// The instruction at an address.
+    fn instruction(&mut self, address: u64) -> Option<Instruction> {
+        let offset = (address % PAGE as u64) as usize;
+        let first = address - offset as u64;
+        let mut bytes = [0; LONGEST];
+        let here = LONGEST.min(PAGE - offset);
+        bytes[..here].copy_from_slice(&self.page(first)?[offset..offset + here]);
+        let mut len = here;
+        if here < LONGEST
+            && let Some(next) = first.checked_add(PAGE as u64)
+            && let Some(next) = self.page(next)
+        {
+            bytes[here..].copy_from_slice(&next[..LONGEST - here]);
+            len = LONGEST;
+        }
+        let mut decoder = Decoder::with_ip(64, &bytes[..len], address, DecoderOptions::NONE);
+        Some(decoder.decode()).filter(|instruction| !instruction.is_invalid())
+    }
+}
+
+struct Search<'r> {
+    code: Code<'r>,
+    info: InstructionInfoFactory,
+    /// Instructions that were followed.
+    seen: BTreeSet<u64>,
+    /// Where to go on.
+    open: VecDeque<(u64, State)>,
+    ways: Vec<Rule>,
+}
+
+impl Search<'_> {
+    /// Follows one way until it ends, or meets another one.
+    fn follow(&mut self, mut address: u64, mut state: State, left: &mut usize) {
+        // A few instructions before a jump are one of those pieces of code that only lead to another.
+        let mut is_untouched = true;
+        let first = *left;
+        while *left > 0 && self.seen.insert(address) {
+            *left -= 1;
+            is_untouched &= first - *left <= MAX_THUNK;
+            let Some(instruction) = self.code.instruction(address) else {
+                return;
+            };
+            address = instruction.next_ip();
+            match instruction.flow_control() {
+                FlowControl::Return => {
+                    let dropped = match instruction.op0_kind() {
+                        OpKind::Immediate16 => i32::from(instruction.immediate16()),
+                        _ => 0,
+                    };
+                    self.out(&state, dropped);
+                    return;
+                }
+                FlowControl::UnconditionalBranch | FlowControl::IndirectBranch => {
+                    let Some(target) = state.target(&instruction) else {
+                        // As the last thing that is done.
+                        if is_untouched && state.sp == START {
+                            self.out(&state, 0);
+                        }
+                        return;
+                    };
+                    address = target;
+                    // To code that has its own ways.
+                    if self.code.page(address - address % PAGE as u64).is_none() {
+                        self.out(&state, 0);
+                        return;
+                    }
+                }
+                FlowControl::ConditionalBranch => {
+                    self.open.push_back((instruction.near_branch_target(), state));
+                }
+                FlowControl::Exception => return,
+                FlowControl::Call | FlowControl::IndirectCall => {
+                    let asks_itself = instruction.near_branch_target() == address;
+                    let moved = if asks_itself { state.sp.plus(-8) } else { Some(state.sp) };
+                    let Some(sp) = moved else { return };
+                    (state.sp, state.number, is_untouched) = (sp, None, false);
+                }
+                _ if is_stop(&instruction) => return,
+                _ => {
+                    let Some(next) = self.step(&instruction, &state) else { return };
+                    state = next;
+                }
+            }
+        }
+    }
+
+    /// What an instruction that is no jump makes of a state; none: the stack pointer is lost.
+    fn step(&mut self, instruction: &Instruction, state: &State) -> Option<State> {
+        let mut next = *state;
+        let (to, from) = (instruction.op0_register(), instruction.op1_register());
+        let kinds = (instruction.op0_kind(), instruction.op1_kind());
+        match (instruction.mnemonic(), kinds) {
+            (Mnemonic::Push | Mnemonic::Pushfq, _) => {
+                next.sp = state.sp.plus(instruction.stack_pointer_increment().into())?;
+                next.keep(next.sp, to);
+            }
+            (Mnemonic::Pop | Mnemonic::Popfq, _) => {
+                next.set(to, state.load(state.sp))?;
+                next.sp = state.sp.plus(instruction.stack_pointer_increment().into())?;
+            }
+            (Mnemonic::Leave, _) => {
+                let Value::Address(frame) = state.value(Register::RBP) else { return None };
+                next.bp = state.load(frame);
+                next.sp = frame.plus(8)?;
+            }
+            (Mnemonic::Add | Mnemonic::Sub, (OpKind::Register, _))
+                if to == Register::RSP && instruction.op1_kind() != OpKind::Register =>
+            {
+                if instruction.op1_kind() == OpKind::Memory {
+                    return None;
+                }
+                let by = instruction.immediate(1) as i64;
+                let by = if instruction.mnemonic() == Mnemonic::Add { by } else { -by };
+                next.sp = state.sp.plus(by)?;
+            }
+            (Mnemonic::Mov, (OpKind::Register, OpKind::Register)) if is_tracked(to) => {
+                next.set(to, state.value(from))?;
+            }
+            (Mnemonic::Lea, _) if is_tracked(to) => {
+                next.set(to, state.place(instruction).map_or(Value::Unknown, Value::Address))?;
+            }
+            (Mnemonic::Mov, (OpKind::Register, OpKind::Memory)) if is_tracked(to) => {
+                let place = state.place(instruction);
+                next.set(to, place.map_or(Value::Unknown, |place| state.load(place)))?;
+            }
+            (Mnemonic::Mov, (OpKind::Memory, OpKind::Register)) => {
+                if let Some(place) = state.place(instruction) {
+                    next.keep(place, from);
+                }
+            }
+            _ => {
+                for used in self.info.info(instruction).used_registers() {
+                    let writes = !matches!(
+                        used.access(),
+                        OpAccess::None
+                            | OpAccess::Read
+                            | OpAccess::CondRead
+                            | OpAccess::NoMemAccess
+                    );
+                    if writes {
+                        next.set(used.register().full_register(), Value::Unknown)?;
+                    }
+                }
+                if let Some(number) = state.number(instruction) {
+                    next.number = Some((to, number));
+                }
+            }
+        }
+        Some(next)
+    }
+
+    /// Notes a way out, on which the stack pointer is at the return address.
+    fn out(&mut self, state: &State, dropped: i32) {
+        let Address { base, offset: at } = state.sp;
+        let Some(end) = at.checked_add(8 + dropped) else { return };
+        let saved = |value| match value {
+            Value::Own => (saved::SAME, 0),
+            Value::Saved(slot) if slot.base == base => (saved::AT_CFA, slot.offset - end),
+            Value::Saved(slot) if slot.base == Base::Bp => (saved::AT_BP, slot.offset),
+            Value::Saved(slot) => (saved::AT_SP, slot.offset),
+            Value::Address(_) | Value::Unknown => (saved::UNDEFINED, 0),
+        };
+        let (fp, fp_offset) = saved(state.bp);
+        let bx_offset = match saved(state.bx) {
+            (saved::AT_CFA, offset) => offset,
+            _ => 0,
+        };
+        let way = Rule {
+            cfa: if base == Base::Sp { cfa::SP } else { cfa::BP },
+            cfa_offset: end,
+            fp,
+            fp_offset,
+            ra: saved::AT_CFA,
+            ra_offset: -8 - dropped,
+            bx_offset,
+            ..Rule::NONE
+        };
+        if !self.ways.contains(&way) {
+            self.ways.push(way);
+        }
+    }
+}
+
+fn is_tracked(register: Register) -> bool {
+    matches!(register, Register::RSP | Register::RBP | Register::RBX)
+}
+
+impl State {
+    /// What a register holds.
+    fn value(&self, register: Register) -> Value {
+        match (register, self.bp, self.bx) {
+            (Register::RSP, ..) => Value::Address(self.sp),
+            // It is an address on the stack if it is used as one.
+            (Register::RBP, Value::Own, _) => OWN_BP,
+            (Register::RBP, value, _) => value,
+            (Register::RBX, _, value @ Value::Address(_)) => value,
+            _ => Value::Unknown,
+        }
+    }
+
+    /// What lies at an address on the stack.
+    fn load(&self, address: Address) -> Value {
+        match self.kept {
+            Some(kept) if kept == address => Value::Own,
+            // Below the stack pointer at the place: what is put there on the way.
+            _ if address.base == Base::Sp && address.offset < 0 => Value::Unknown,
+            _ => Value::Saved(address),
+        }
+    }
+
+    /// Notes that a register is put somewhere.
+    fn keep(&mut self, address: Address, register: Register) {
+        if register == Register::RBP && self.bp == Value::Own {
+            self.kept = Some(address);
+        }
+    }
+
+    /// Sets a register; none: the stack pointer is lost.
+    fn set(&mut self, register: Register, value: Value) -> Option<()> {
+        match register {
+            Register::RSP => match value {
+                Value::Address(address) => self.sp = address,
+                _ => return None,
+            },
+            Register::RBP if value == OWN_BP => self.bp = Value::Own,
+            Register::RBP => self.bp = value,
+            Register::RBX if value == Value::Own => self.bx = Value::Unknown,
+            Register::RBX => self.bx = value,
+            _ if self.number.is_some_and(|(number, _)| number == register) => self.number = None,
+            _ => {}
+        }
+        Some(())
+    }
+
+    /// The number that an instruction puts into a register: one that it has, or the sum of one and
+    /// that which was put there before (PyPy).
+    fn number(&self, instruction: &Instruction) -> Option<u64> {
+        match instruction.mnemonic() {
+            Mnemonic::Mov if instruction.op1_kind() == OpKind::Immediate64 => {
+                Some(instruction.immediate64())
+            }
+            Mnemonic::Lea if instruction.memory_index() == Register::None => {
+                let (register, number) = self.number?;
+                let displacement = instruction.memory_displacement64();
+                (register == instruction.memory_base()).then(|| number.wrapping_add(displacement))
+            }
+            _ => None,
+        }
+    }
+
+    /// Where a jump leads to.
+    fn target(&self, jump: &Instruction) -> Option<u64> {
+        if jump.flow_control() == FlowControl::UnconditionalBranch {
+            return Some(jump.near_branch_target());
+        }
+        let (register, number) = self.number?;
+        (register == jump.op0_register()).then_some(number)
+    }
+
+    /// The address on the stack that an instruction names.
+    fn place(&self, instruction: &Instruction) -> Option<Address> {
+        let plain = instruction.memory_index() == Register::None
+            && instruction.segment_prefix() == Register::None;
+        match self.value(instruction.memory_base()) {
+            Value::Address(base) if plain => base.plus(instruction.memory_displacement64() as i64),
+            _ => None,
+        }
+    }
+}
+
+/// Whether a call ends where these bytes do.
+pub fn ends_in_call(before: [u8; 8]) -> bool {
+    let is_indirect = |length: usize| {
+        // The shortest is `call *%rax`, the longest has a prefix, a SIB byte and 32 bits of offset.
+        let at = before.len() - length;
+        before[at] == 0xff && before[at + 1] >> 3 & 7 == 2
+    };
+    before[3] == 0xe8 || (2..=7).any(is_indirect)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The ways out from an offset of this code.
+    fn ways(code: &[u8], from: u64) -> Vec<Rule> {
+        let mut page = Box::new([0xcc; PAGE]);
+        page[..code.len()].copy_from_slice(code);
+        ways_out(0x10_0000 + from, &mut |at| (at == 0x10_0000).then(|| page.clone()))
+    }
+
+    fn by_sp(cfa_offset: i32) -> Rule {
+        Rule { cfa: cfa::SP, cfa_offset, ra: saved::AT_CFA, ra_offset: -8, ..Rule::NONE }
+    }
+
+    #[test]
+    fn frames_are_known_from_their_ends() {
+        // As HotSpot's second compiler has it.
+        let code = [
+            0x55, // push %rbp
+            0x48, 0x83, 0xec, 0x20, // sub $32, %rsp
+            0x85, 0xc0, // test %eax, %eax
+            0x74, 0x0b, // je to the call
+            0x48, 0x83, 0xc4, 0x20, // add $32, %rsp
+            0x5d, // pop %rbp
+            0x49, 0x3b, 0xa7, 0x50, 4, 0, 0,    // cmp 0x450(%r15), %rsp
+            0xc3, // ret
+            0xe8, 0, 0, 0x10, 0, // call
+            0xeb, 0xec, // jmp to the add
+        ];
+        let saved = |cfa_offset| Rule { fp: saved::AT_CFA, fp_offset: -16, ..by_sp(cfa_offset) };
+        assert_eq!(code.len(), 29);
+        // The call ends in the middle of nothing: its jump goes back.
+        for (from, expected) in [
+            (0, by_sp(8)),
+            (1, saved(16)),
+            (5, saved(48)),
+            (13, saved(16)),
+            (14, by_sp(8)),
+            (21, by_sp(8)),
+            (27, saved(48)),
+        ] {
+            assert_eq!(ways(&code, from).first(), Some(&expected), "from {from}");
+        }
+    }
+
+    #[test]
+    fn what_is_put_aside_on_the_way_is_still_there() {
+        // sub $24, %rsp; mov %rbp, 16(%rsp); xor %ebp, %ebp; mov 16(%rsp), %rbp; add $24, %rsp; ret
+        let code = [
+            0x48, 0x83, 0xec, 24, 0x48, 0x89, 0x6c, 0x24, 16, 0x31, 0xed, 0x48, 0x8b, 0x6c, 0x24,
+            16, 0x48, 0x83, 0xc4, 24, 0xc3,
+        ];
+        assert_eq!(ways(&code, 0), [by_sp(8)]);
+        let stored = Rule { fp: saved::AT_CFA, fp_offset: -16, ..by_sp(32) };
+        assert_eq!(ways(&code, 9), [stored]);
+        // What was saved below the stack pointer is not there: push %rax; pop %rbp; ret.
+        assert_eq!(ways(&[0x50, 0x5d, 0xc3], 0), [Rule { fp: saved::UNDEFINED, ..by_sp(8) }]);
+    }
+
+    #[test]
+    fn frame_pointers_lead_out() {
+        // mov %rbp, %rsp; pop %rbp; ret 16
+        let expected = Rule {
+            cfa: cfa::BP,
+            cfa_offset: 32,
+            fp: saved::AT_CFA,
+            fp_offset: -32,
+            ra: saved::AT_CFA,
+            ra_offset: -24,
+            ..Rule::NONE
+        };
+        assert_eq!(ways(&[0x48, 0x89, 0xec, 0x5d, 0xc2, 16, 0], 0), [expected]);
+        let left = Rule { cfa_offset: 16, fp_offset: -16, ra_offset: -8, ..expected };
+        assert_eq!(ways(&[0xc9, 0xc3], 0), [left]);
+    }
+
+    #[test]
+    fn code_that_does_not_return_has_no_way_out() {
+        for code in [
+            &[0x59, 0xff, 0xe0][..],         // pop %rcx; jmp *%rax
+            &[0xeb, 0xfe],                   // jmp to itself
+            &[0x48, 0x83, 0xe4, 0xf0, 0xc3], // and $-16, %rsp; ret
+            &[0x48, 0x8b, 0x23, 0xc3],       // mov (%rbx), %rsp; ret
+            &[0x0f, 0x0b],                   // ud2
+            &[0x06],
+            &[],
+        ] {
+            assert_eq!(ways(code, 0), [], "{code:x?}");
+        }
+        // Delegates of Mono: mov %rdi, %rax; jmp *-32(%rax).
+        assert_eq!(ways(&[0x48, 0x89, 0xf8, 0xff, 0x60, 0xe0], 0), [by_sp(8)]);
+        // A jump to other code is one.
+        assert_eq!(ways(&[0x58, 0xe9, 0, 0, 0, 0x10], 0), [by_sp(16)]);
+        assert_eq!(ways_out(u64::MAX, &mut |_| Some(Box::new([0x90; PAGE]))), []);
+    }
+
+    #[test]
+    fn numbers_in_registers_are_jumped_to() {
+        // movabs $0x100040, %r11; lea -32(%r11), %r11; jmp *%r11
+        let jumps =
+            [0x49, 0xbb, 0x40, 0, 0x10, 0, 0, 0, 0, 0, 0x4d, 0x8d, 0x5b, 0xe0, 0x41, 0xff, 0xe3];
+        let mut code = [0xcc; 0x22];
+        code[..jumps.len()].copy_from_slice(&jumps);
+        // pop %rcx; ret
+        code[0x20..].copy_from_slice(&[0x59, 0xc3]);
+        assert_eq!(ways(&code, 0), [by_sp(16)]);
+    }
+
+    #[test]
+    fn calls_end_where_they_do() {
+        let ends = |code: &[u8]| {
+            let mut before = [0x90; 8];
+            before[8 - code.len()..].copy_from_slice(code);
+            ends_in_call(before)
+        };
+        for code in [
+            &[0xe8, 1, 2, 3, 4][..],
+            &[0xff, 0xd0],
+            &[0x41, 0xff, 0xd2],
+            &[0xff, 0x10],
+            &[0xff, 0x50, 8],
+            &[0xff, 0x54, 0x24, 8],
+            &[0xff, 0x15, 1, 2, 3, 4],
+            &[0xff, 0x94, 0x24, 1, 2, 3, 4],
+        ] {
+            assert!(ends(code), "{code:x?}");
+        }
+        for code in [&[0xc3][..], &[0xff, 0xe0], &[0xe9, 1, 2, 3, 4], &[0xff, 0x20]] {
+            assert!(!ends(code), "{code:x?}");
+        }
+    }
+}
