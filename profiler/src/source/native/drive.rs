@@ -51,6 +51,8 @@ use crate::{
 const ROUND: Duration = Duration::from_millis(100);
 /// The same where there is more to be had.
 const BUSY_ROUND: Duration = Duration::from_millis(10);
+/// How long there is more to be had at the beginning: what each process needs is not known yet.
+const BEGINNING: Duration = Duration::from_millis(200);
 /// How long a round waits for what woke it: until the recorder takes its order for settled.
 const SETTLE: Duration = Duration::from_millis(3);
 /// How long sampling is put off for the rows of its targets; what is not compiled by then follows
@@ -216,7 +218,9 @@ impl<E: Engine> Running<E> {
         ];
         let engine = self.engine.fds();
         fds.extend(engine.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)));
-        let round = if self.engine.is_drained() { ROUND } else { BUSY_ROUND };
+        let is_beginning = self.began.elapsed() < BEGINNING;
+        let is_busy = is_beginning || !self.engine.is_drained();
+        let round = if is_busy { BUSY_ROUND } else { ROUND };
         match poll(&mut fds, Some(&timeout(round))) {
             Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(()),
             Err(error) => return Err(error).context("cannot wait for samples"),

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     model::{loss::Truncation, profile::ModuleKind},
     source::native::modules::Rows,
-    unwind::{ends_in_call, ways_out},
+    unwind::{ends_in_call, frame_at, ways_out},
 };
 
 /// The most places whose ways out are remembered.
@@ -29,7 +29,8 @@ pub struct Followed {
 
 impl Followed {
     /// Makes one step out of code that was made at run time: by the first of its ways that leads to
-    /// behind a call, else to other such code, else by frame pointer.
+    /// behind a call, else to other such code, else by frame pointer. The last of the ways is by where
+    /// the code begins.
     pub fn step<E: Env>(&mut self, walk: &mut Walk, env: &mut E, code: &Code<'_>) -> Outcome {
         let place = (code.pid, walk.registers.ip);
         if let Some(ways) = self.places.get(&place)
@@ -38,7 +39,9 @@ impl Followed {
             return Outcome::Walking;
         }
         // What it was before may not be there any more.
-        let ways = ways_out(walk.registers.ip, &mut |page| code.made_page(page));
+        let mut read = |page| code.made_page(page);
+        let mut ways = ways_out(walk.registers.ip, &mut read);
+        ways.extend(frame_at(walk.registers.ip, &mut read));
         if try_ways(&ways, walk, env, code) {
             if self.places.len() < MAX_PLACES {
                 self.places.insert(place, ways.into());

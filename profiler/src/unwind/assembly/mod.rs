@@ -8,8 +8,10 @@
 //!
 //! * [`function`] follows the ways through a function,
 //! * [`state`] knows what its instructions do to registers and stack,
-//! * [`onward`] follows code that was made at run time, from any place in it to where it returns.
+//! * [`onward`] follows code that was made at run time, from any place in it to where it returns,
+//! * [`backward`] looks for where such code begins that never does.
 
+mod backward;
 mod function;
 mod onward;
 mod state;
@@ -22,7 +24,10 @@ use std::{
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic};
 use profiler_ebpf::wire::Rule;
 
-pub use self::onward::{PAGE, Page, ends_in_call, ways_out};
+pub use self::{
+    backward::frame_at,
+    onward::{PAGE, Page, ends_in_call, ways_out},
+};
 use self::{
     function::{Function, Odd},
     state::State,
