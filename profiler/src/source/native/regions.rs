@@ -61,7 +61,7 @@ pub fn wire_mappings(regions: &[Region], modules: &Modules) -> Vec<Mapping> {
         let plain = |kind| Mapping { start, end, first_page: 0, kind };
         match modules.rows(module) {
             Rows::Idle | Rows::Compiling | Rows::Followed => {
-                mappings.push(plain(mapping_kind::PENDING))
+                mappings.push(plain(mapping_kind::PENDING));
             }
             Rows::None => mappings.push(plain(mapping_kind::NO_ROWS)),
             Rows::Refused => mappings.push(plain(mapping_kind::NO_ROOM)),
