@@ -76,7 +76,7 @@ pub struct PageRows {
 
 /// What is known of the text in a mapping ([`Mapping::kind`]).
 pub mod mapping_kind {
-    /// Its rows are not compiled yet: hand the sample up.
+    /// Its rows are not compiled yet, or the host finds its own way: hand the sample up.
     pub const PENDING: u32 = 0;
     /// Its rows are in the tables.
     pub const ROWS: u32 = 1;
@@ -186,7 +186,8 @@ pub const FRAME_EXACT: u64 = 1 << 63;
 pub const FRAME_BY_POINTER: u64 = 1 << 62;
 /// The address bits of a user frame.
 pub const FRAME_ADDRESS: u64 = (1 << 61) - 1;
-/// Set in [`Registers::flags`] while `general` holds the registers of the current frame.
+/// Set in [`Registers::flags`] while `general` holds the registers of the top frame: in it, and in
+/// its caller.
 pub const GENERAL_KNOWN: u64 = 1;
 
 /// Registers of a walk at one frame.
@@ -203,7 +204,7 @@ pub struct Registers {
     pub bx: u64,
     /// [`FRAME_EXACT`] and [`FRAME_BY_POINTER`] as they belong to `ip`, and [`GENERAL_KNOWN`].
     pub flags: u64,
-    /// General registers by DWARF number, while `flags` has [`GENERAL_KNOWN`] (the top frame).
+    /// General registers by DWARF number, while `flags` has [`GENERAL_KNOWN`].
     pub general: [u64; GENERAL_REGISTERS],
 }
 

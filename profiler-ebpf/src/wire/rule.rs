@@ -9,7 +9,8 @@ pub mod cfa {
     /// `bp + cfa_offset`.
     pub const BP: u8 = 2;
     /// `register + cfa_offset`; registers other than sp, bp and rbx are known in the top frame, and in
-    /// its caller, whose rules speak of one only if what was called left it alone.
+    /// its caller, whose rules speak of one only if what was called leaves it alone, which nothing
+    /// proves: hand-written functions call each other so (x264).
     pub const REGISTER: u8 = 3;
     /// `*(sp + cfa_offset) + cfa_add`.
     pub const DEREF_SP: u8 = 4;

@@ -22,11 +22,18 @@ const ADD: [u8; 4] = [0x48, 0x83, 0xc4, 8];
 /// The most bytes between the two.
 const MAX_CALL: usize = 256;
 
+/// The frame that Haskell's code of a file runs in, if it has such code; `rules` are those of its tables.
+pub fn frame(rules: &Rules) -> Option<Rule> {
+    rules.list.iter().find(|rule| is_run(rule)).copied()
+}
+
 /// Rows for the text of a Haskell program that has no other rows.
-pub fn find(file: &File<'_>, rows: &[RowAt], rules: &mut Rules) -> Result<Vec<RowAt>, UnwindError> {
-    let Some(frame) = rules.list.iter().find(|rule| is_run(rule)).copied() else {
-        return Ok(Vec::new());
-    };
+pub fn find(
+    file: &File<'_>,
+    rows: &[RowAt],
+    frame: Rule,
+    rules: &mut Rules,
+) -> Result<Vec<RowAt>, UnwindError> {
     let called = Rule { cfa_offset: frame.cfa_offset + 8, ..frame };
     let [frame, called] = [frame, called].map(|rule| rules.number(&rule));
     let mut found = Builder::default();
@@ -52,21 +59,19 @@ fn is_run(rule: &Rule) -> bool {
 }
 
 /// Where the stack pointer is moved for a call: from behind the first instruction to behind the last.
-fn calls(code: &[u8]) -> Vec<(usize, usize)> {
-    let mut calls = Vec::new();
-    let mut from = 0;
-    let find = |code: &[u8], wanted: &[u8; 4]| code.array_windows().position(|at| at == wanted);
-    while let Some(at) = find(&code[from..], &SUB) {
-        let begin = from + at + SUB.len();
-        let rest = &code[begin..code.len().min(begin + MAX_CALL)];
-        let Some(length) = find(rest, &ADD) else {
-            from = begin;
-            continue;
-        };
-        from = begin + length + ADD.len();
-        calls.push((begin, from));
-    }
-    calls
+fn calls(code: &[u8]) -> impl Iterator<Item = (usize, usize)> {
+    let mut moved = None;
+    code.array_windows().enumerate().filter_map(move |(at, bytes)| match *bytes {
+        SUB => {
+            moved = Some(at + SUB.len());
+            None
+        }
+        ADD => {
+            let from = moved.take().filter(|from| at.saturating_sub(*from) <= MAX_CALL)?;
+            Some((from, at + ADD.len()))
+        }
+        _ => None,
+    })
 }
 
 #[cfg(test)]
@@ -78,8 +83,11 @@ mod tests {
         let call = [&SUB[..], &[0xe8, 1, 2, 3, 4], &ADD].concat();
         let code = [&[0x90; 3][..], &SUB, &[0; MAX_CALL], &call, &call, &SUB].concat();
         let first = 3 + 4 + MAX_CALL + 4;
-        assert_eq!(calls(&code), [(first, first + 9), (first + 13, first + 22)]);
-        assert_eq!(calls(&SUB), []);
-        assert_eq!(calls(&[]), []);
+        let found = |code| calls(code).collect::<Vec<_>>();
+        assert_eq!(found(&code), [(first, first + 9), (first + 13, first + 22)]);
+        let apart = [&SUB[..], &[0; MAX_CALL + 1], &ADD, &ADD].concat();
+        assert_eq!(found(&apart), []);
+        assert_eq!(found(&SUB), []);
+        assert_eq!(found(&[]), []);
     }
 }

@@ -173,10 +173,13 @@ pub fn compile(elf: &[u8]) -> Result<UnwindRows, UnwindError> {
     rows = rows::fill_few_gaps(rows, &stubs)?;
     let roots = roots::find(&file, &rows, &mut rules)?;
     rows = rows::fill_few_gaps(rows, &roots)?;
-    let haskell = haskell::find(&file, &rows, &mut rules)?;
-    rows = rows::fill_few_gaps(rows, &haskell)?;
-    let functions = assembly::find(&file, &rows, &mut rules)?;
+    let haskell = haskell::frame(&rules);
+    let functions = assembly::find(&file, &rows, haskell.is_some(), &mut rules)?;
     rows = rows::fill_few_gaps(rows, &functions)?;
+    if let Some(frame) = haskell {
+        let haskell = haskell::find(&file, &rows, frame, &mut rules)?;
+        rows = rows::fill_few_gaps(rows, &haskell)?;
+    }
     stubs::mark_padding(&mut rows, &mut rules);
     rows.shrink_to_fit();
     let rules = rules.used(&mut rows);

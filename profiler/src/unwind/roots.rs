@@ -49,25 +49,29 @@ pub fn find(file: &File<'_>, rows: &[RowAt], rules: &mut Rules) -> Result<Vec<Ro
 
 /// The code from an entry point to where nothing goes on, piece by piece.
 fn start_code(file: &File<'_>, entry: u64) -> Vec<(u64, u64)> {
+    let mut functions = file.function_starts(SYMBOLS);
+    functions.sort_unstable();
     let mut pieces = Vec::new();
     let mut from = Some(entry);
     while let Some(start) = from.filter(|_| pieces.len() <= MAX_JUMPS) {
         let code = file.code(start, start.saturating_add(MAX_ENTRY)).unwrap_or_default();
-        let (end, jump) = extent(code, start);
+        let (end, jump) = extent(code, start, &functions);
         pieces.push((start, end));
         from = jump;
     }
     pieces
 }
 
-/// Where code that begins at an address ends, and where a jump at its end leads to.
-fn extent(code: &[u8], start: u64) -> (u64, Option<u64>) {
+/// Where code that begins at an address ends, and where a jump at its end leads to. `functions` begin
+/// at these addresses, sorted.
+fn extent(code: &[u8], start: u64, functions: &[u64]) -> (u64, Option<u64>) {
     let mut end = start;
     let mut called = false;
     for instruction in &mut Decoder::with_ip(64, code, start, DecoderOptions::NONE) {
         // A call that does not return may be the last instruction.
         let is_zero = code.get((end - start) as usize) == Some(&0);
-        let is_behind = called && (is_zero || assembly::is_padding(&instruction));
+        let is_other = functions.binary_search(&end).is_ok();
+        let is_behind = called && (is_zero || is_other || assembly::is_padding(&instruction));
         if instruction.is_invalid() || is_behind {
             break;
         }
@@ -101,16 +105,18 @@ mod tests {
 
     #[test]
     fn start_code_ends_where_nothing_goes_on() {
-        let size = |code: &[u8]| extent(code, 0x1000).0 - 0x1000;
+        let size = |code: &[u8]| extent(code, 0x1000, &[]).0 - 0x1000;
         assert_eq!(size(PASCAL), 12);
         // musl's: a call, padding, and the next function.
         let call = [0x48, 0x83, 0xe4, 0xf0, 0xe8, 1, 0, 0, 0];
         for padding in [&[0x66, 0x90][..], &[0xcc], &[0, 0]] {
             assert_eq!(size(&[&call, padding, &[0x55, 0xc3]].concat()), 9);
         }
+        let next = [&call[..], &[0x55, 0xc3]].concat();
+        assert_eq!(extent(&next, 0x1000, &[0x1000, 0x1009]), (0x1009, None));
         assert_eq!(size(&[&call[..], &[0xf4, 0x55]].concat()), 10);
-        assert_eq!(extent(&[0x31, 0xed, 0xeb, 0x10, 0x55], 0x1000), (0x1004, Some(0x1014)));
-        assert_eq!(extent(&[0xe8, 1], 0x1000), (0x1000, None));
-        assert_eq!(extent(&[], 0x1000), (0x1000, None));
+        assert_eq!(extent(&[0x31, 0xed, 0xeb, 0x10, 0x55], 0x1000, &[]), (0x1004, Some(0x1014)));
+        assert_eq!(extent(&[0xe8, 1], 0x1000, &[]), (0x1000, None));
+        assert_eq!(extent(&[], 0x1000, &[]), (0x1000, None));
     }
 }

@@ -242,7 +242,8 @@ fn move_cfa(rule: &Rule, by: i32) -> Option<Rule> {
         }
     }
     if rule.bx_offset != 0 {
-        moved.bx_offset = rule.bx_offset.checked_sub(by)?;
+        // 0 would say that rbx was not saved.
+        moved.bx_offset = rule.bx_offset.checked_sub(by).filter(|offset| *offset != 0)?;
     }
     Some(moved)
 }

@@ -41,6 +41,36 @@ fn unwind_tables() {
 }
 
 #[test]
+fn code_made_at_run_time() {
+    // A beginning, a branch, calls, and ends of several kinds.
+    let code = [
+        0x55, 0x48, 0x83, 0xec, 0x20, 0x85, 0xc0, 0x74, 0x0b, 0x48, 0x83, 0xc4, 0x20, 0x5d, 0xc3,
+        0xe8, 0, 0, 0, 0, 0x49, 0xbb, 0x40, 0, 0x10, 0, 0, 0, 0, 0, 0x4d, 0x8d, 0x5b, 0xe0, 0x41,
+        0xff, 0xe3, 0xc9, 0xc2, 0x10, 0, 0xeb, 0xd0, 0x48, 0x8b, 0x6c, 0x24, 0x10, 0xff, 0x60,
+        0xe0,
+    ];
+    fuzz("made-code", vec![code.to_vec()], |bytes| {
+        // The code, over and over, in some pages.
+        let mut read = |at: u64| {
+            let page = at.checked_sub(0x10_0000)? as usize;
+            let mut bytes = bytes.iter().copied().cycle().skip(page % bytes.len().max(1));
+            let mut page = || Some(Box::new(std::array::from_fn(|_| bytes.next().unwrap_or(0))));
+            (at < 0x10_4000).then(&mut page)?
+        };
+        for address in [0x10_0000, 0x10_0fff, 0x10_2003, u64::MAX, 0] {
+            let mut steps = 1 << 12;
+            let ways = unwind::ways_out(address, &mut steps, &mut read);
+            let frame = unwind::frame_at(address, &mut read);
+            assert!(steps <= 1 << 12);
+            // What a walk makes of them must lead upwards.
+            let ends = ways.iter().chain(&frame).map(|way| way.cfa_offset - way.ra_offset.abs());
+            assert!(ends.into_iter().all(|end| end.abs() <= 1 << 25));
+        }
+        let _ = bytes.first_chunk().map(|before| unwind::ends_in_call(*before));
+    });
+}
+
+#[test]
 fn folded_text() {
     assert!(seeds("folded").iter().any(|seed| folded::read(&**seed).is_ok()));
     fuzz("folded", vec![], |bytes| {

@@ -38,7 +38,7 @@ pub enum Bench {
 /// How it is measured.
 #[derive(Args, Default)]
 pub struct Options {
-    /// Fewer and shorter rounds: two minutes instead of seven to nine
+    /// Fewer and shorter rounds: some four minutes instead of ten
     #[arg(long)]
     pub quick: bool,
     /// Only these parts: cost, host, churn, complete, kinds, shares, walk, filters

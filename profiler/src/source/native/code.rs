@@ -1,4 +1,4 @@
-//! The code of a process, for a walk on the host that has no unwind rows at its first frame.
+//! The code of a process, for a walk on the host that has no unwind rows where it stands.
 
 use std::os::unix::fs::FileExt as _;
 
@@ -6,11 +6,7 @@ use super::{
     modules::Modules,
     regions::{Region, Regions, region_at},
 };
-use crate::{
-    model::profile::ModuleKind,
-    target::process::Proc,
-    unwind::{PAGE, Page},
-};
+use crate::{model::profile::ModuleKind, target::process::Proc};
 
 /// The code that a process has mapped.
 pub struct Code<'a> {
@@ -40,16 +36,5 @@ impl Code<'_> {
             _ => return None,
         }
         Some(u64::from_ne_bytes(word))
-    }
-
-    /// A page of code that was made at run time.
-    #[must_use]
-    pub fn made_page(&self, address: u64) -> Option<Page> {
-        let region = region_at(self.regions, address)?;
-        let module = self.modules.module(region.module);
-        let is_made = matches!(module.kind, ModuleKind::Anonymous { .. });
-        let mut page = Box::new([0; PAGE]);
-        is_made.then(|| Proc::new().read_memory(self.pid, address, &mut page[..]).ok())??;
-        Some(page)
     }
 }

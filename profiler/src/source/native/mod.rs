@@ -6,25 +6,26 @@
 //! * [`sideband`] and [`processes`] follow processes and their mappings by perf side-band records.
 //! * [`modules`] keeps the mapped files, which [`open`] opens and [`compile`] makes rows of.
 //! * [`tables`] holds the walker's tables, in memory that the kernel side shares.
+//! * [`rows`] tells what is known of a module's unwind rows.
 //! * [`limits`] has the bound of each of these.
 //! * [`times`] adds up where the time of threads goes.
 //! * [`order`] tells where the times of records and samples say less than the samples do.
 //! * [`recorder`] brings [`samples`] and process records into the order of time, finishes the walks
 //!   that the kernel handed up, for which it looks at [`code`], and names [`frames`], which are
-//!   [`kept`] as stacks. Code that was made at run time is [`followed`].
+//!   [`kept`] as stacks. Through code that was made at run time they go [`onward`].
 
 pub mod code;
 pub mod compile;
 pub mod drive;
 pub mod ebpf;
 pub mod extents;
-pub mod followed;
 pub mod frames;
 pub mod host_env;
 pub mod installed;
 pub mod kept;
 pub mod limits;
 pub mod modules;
+pub mod onward;
 pub mod open;
 pub mod order;
 pub mod perf_event;
@@ -32,6 +33,7 @@ pub mod processes;
 pub mod recorder;
 pub mod regions;
 pub mod ring;
+pub mod rows;
 pub mod samples;
 pub mod sideband;
 pub mod tables;

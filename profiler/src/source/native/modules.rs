@@ -16,9 +16,9 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
     compile::{Compiled, Compiler},
-    installed::FileTables,
     limits::{Bound, Limits},
     open::{self, Place},
+    rows::Rows,
     sideband::Identity,
     tables::{Storage, Tables},
 };
@@ -31,31 +31,6 @@ use crate::{
     target::made_code::is_jitdump,
     unwind::UnwindRows,
 };
-
-/// Where the unwind rows of a module are.
-#[derive(Debug)]
-pub enum Rows {
-    /// No sample has needed them.
-    Idle,
-    /// Being compiled.
-    Compiling,
-    /// In the tables.
-    Installed(FileTables),
-    /// There are none: frame pointers are all there is.
-    None,
-    /// The tables have no room for them.
-    Refused,
-    /// There are none, and frame pointers lead astray: walks are handed up, and the code is followed.
-    Followed,
-}
-
-impl Rows {
-    /// Whether it is not decided yet what they are.
-    #[must_use]
-    pub fn are_pending(&self) -> bool {
-        matches!(self, Self::Idle | Self::Compiling)
-    }
-}
 
 struct Entry {
     module: Arc<Module>,
@@ -303,6 +278,13 @@ impl Modules {
             *rows = Rows::Followed;
         }
         is_new
+    }
+
+    /// Has walks follow the code of these no more.
+    pub fn leave_alone(&mut self, modules: &[ModuleId]) {
+        for number in modules {
+            self.entries[number.0 as usize].rows = Rows::Astray;
+        }
     }
 
     /// Whether rows are being compiled.

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use super::{
     Labels,
     code::Code,
-    followed::Followed,
     frames::{Timer, code_address, is_in_exec, true_frames, truncation, user_frame},
     kept::{Keeping, Kept, Timed},
     limits::{Bound, Limits},
     modules::Modules,
+    onward::Onward,
     order::follow_threads,
     processes::{NewMapping, Processes},
     regions::{Regions, region_at, wire_mappings},
@@ -73,7 +73,7 @@ pub struct Recorder<S> {
     max_waiting: usize,
     timer: Timer,
     /// None: stacks are timed. Of waits there may be too many to hand all walks up.
-    followed: Option<Followed>,
+    onward: Option<Onward>,
 }
 
 impl<S: Storage> Recorder<S> {
@@ -100,7 +100,7 @@ impl<S: Storage> Recorder<S> {
             waiting_bytes: 0,
             max_waiting: limits.get(Bound::Waiting),
             timer: Timer::default(),
-            followed: (!timed).then(Followed::default),
+            onward: (!timed).then(Onward::default),
         }
     }
 
@@ -185,6 +185,11 @@ impl<S: Storage> Recorder<S> {
             self.processes.touch(&changed);
         }
         self.take_in(samples, records, now);
+        let hopeless = self.onward.as_mut().map(Onward::round).unwrap_or_default();
+        if !hopeless.is_empty() {
+            self.modules.leave_alone(&hopeless);
+            self.processes.touch(&hopeless);
+        }
         if !changed.is_empty() {
             self.resume();
             if !self.modules.is_compiling() {
@@ -272,9 +277,9 @@ impl<S: Storage> Recorder<S> {
         let code = Code { pid: sample.header.pid, regions: &regions, modules: &self.modules };
         let mut env = self.tables.env(&mappings, memory, |address| code.word(address));
         let outcome = loop {
-            let step = match (walk.step(&mut env), &mut self.followed) {
-                (Outcome::RowsPending, Some(followed)) if code.is_followed(walk.frame()) => {
-                    followed.step(&mut walk, &mut env, &code)
+            let step = match (walk.step(&mut env), &mut self.onward) {
+                (Outcome::RowsPending, Some(onward)) if code.is_followed(walk.frame()) => {
+                    onward.step(&mut walk, &mut env, &code)
                 }
                 (step, _) => step,
             };
@@ -339,8 +344,8 @@ impl<S: Storage> Recorder<S> {
         cause: Option<Truncation>,
     ) {
         let code = Code { pid: sample.header.pid, regions, modules: &self.modules };
-        if self.followed.is_some()
-            && let Some(module) = code.lost_in(&sample.user, cause).map(|region| region.module)
+        if self.onward.is_some()
+            && let Some(module) = code.lost_in(&sample.user, cause)
             && self.modules.follow(module)
         {
             self.processes.touch(&[module]);

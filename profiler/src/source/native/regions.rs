@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use profiler_ebpf::wire::{Mapping, mapping_kind};
 
-use super::modules::{Modules, Rows};
+use super::{modules::Modules, rows::Rows};
 use crate::model::frame::ModuleId;
 
 /// An executable mapping.
@@ -63,7 +63,7 @@ pub fn wire_mappings(regions: &[Region], modules: &Modules) -> Vec<Mapping> {
             Rows::Idle | Rows::Compiling | Rows::Followed => {
                 mappings.push(plain(mapping_kind::PENDING));
             }
-            Rows::None => mappings.push(plain(mapping_kind::NO_ROWS)),
+            Rows::None | Rows::Astray => mappings.push(plain(mapping_kind::NO_ROWS)),
             Rows::Refused => mappings.push(plain(mapping_kind::NO_ROOM)),
             Rows::Installed(file) => {
                 let pieces = file.pieces(offset, end - start);

@@ -1,6 +1,6 @@
 //! Memory of processes.
 
-use std::os::unix::fs::FileExt as _;
+use std::{fs::File, os::unix::fs::FileExt as _};
 
 use super::{Proc, ProcError};
 
@@ -14,5 +14,15 @@ impl Proc {
         let folder = self.open(pid)?;
         let read = folder.file("mem")?.read_exact_at(bytes, address);
         read.map_err(|source| folder.failed("mem", source))
+    }
+
+    /// A process's memory, to be read at addresses. Behind an exec, and its end, there is nothing to
+    /// read in it any more.
+    ///
+    /// # Errors
+    ///
+    /// There is no such process, or it is not for us.
+    pub fn memory(&self, pid: u32) -> Result<File, ProcError> {
+        self.open(pid)?.file("mem")
     }
 }

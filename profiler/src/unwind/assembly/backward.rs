@@ -3,10 +3,10 @@
 
 use profiler_ebpf::wire::{Rule, cfa, saved};
 
-use super::onward::{PAGE, Page};
+use super::onward::{MAX_FRAME, PAGE, Page};
 
-/// The most pages to look through: HotSpot compiles no method of more than 8,000 bytes of bytecode.
-const MAX_PAGES: u64 = 32;
+/// The most pages to look through: few compiled methods are larger.
+const MAX_PAGES: u64 = 8;
 /// The longest beginning that is known, in bytes.
 const LONGEST: usize = 15;
 
@@ -55,7 +55,8 @@ fn beginning(code: &[u8]) -> Option<(usize, Rule)> {
 
 /// The rule of a frame of this size, the return address and the caller's rbp before it included.
 fn frame(size: Option<i32>) -> Option<Rule> {
-    let cfa_offset = size.filter(|size| *size >= 16 && size % 8 == 0)?;
+    let is_likely = |size: &i32| *size >= 16 && size % 8 == 0 && i64::from(*size) <= MAX_FRAME;
+    let cfa_offset = size.filter(is_likely)?;
     Some(Rule {
         cfa: cfa::SP,
         cfa_offset,
@@ -101,6 +102,7 @@ mod tests {
             &[0x55, 0x48, 0x83, 0xec, 0xf0],
             &[0x55, 0x48, 0x83, 0xec, 0x21],
             &[0x48, 0x83, 0xec, 0x18, 0x48, 0x89, 0x6c, 0x24, 0x08],
+            &[0x55, 0x48, 0x81, 0xec, 0, 0, 0, 0x7f],
             &[0x48, 0x81, 0xec, 0, 0, 0, 0x80, 0x48, 0x89, 0xac, 0x24, 0xf8, 0xff, 0xff, 0x7f],
         ] {
             assert_eq!(beginning(code), None, "{code:x?}");

@@ -61,7 +61,7 @@ impl<'h> Function<'h> {
 
     /// Whether it ends as functions do.
     pub fn is_function(&self) -> bool {
-        self.returns || self.leaves && !self.dispatches
+        self.returns || self.leaves && !self.dispatches && !self.hole.must_return
     }
 
     /// Follows all ways from its beginning.

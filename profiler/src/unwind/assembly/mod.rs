@@ -48,8 +48,14 @@ const MAX_STEPS: usize = 8 << 20;
 /// What hand-written functions are aligned to, in bytes.
 const ALIGNMENT: u64 = 16;
 
-/// Rows for such functions in text that has no other rows.
-pub fn find(file: &File<'_>, rows: &[RowAt], rules: &mut Rules) -> Result<Vec<RowAt>, UnwindError> {
+/// Rows for such functions in text that has no other rows. `must_return`: only for functions that do,
+/// as there is code that goes on by jumps alone in a frame that is not its own.
+pub fn find(
+    file: &File<'_>,
+    rows: &[RowAt],
+    must_return: bool,
+    rules: &mut Rules,
+) -> Result<Vec<RowAt>, UnwindError> {
     let mut found = Builder::default();
     let (mut symbols, mut bytes, steps) = (None, MAX_BYTES, Cell::new(MAX_STEPS));
     let unused = file.text_of(UNUSED);
@@ -61,7 +67,8 @@ pub fn find(file: &File<'_>, rows: &[RowAt], rules: &mut Rules) -> Result<Vec<Ro
         bytes = left;
         let symbols = symbols.get_or_insert_with(|| function_starts(file));
         let range = [start, end].map(|edge| symbols.partition_point(|symbol| *symbol < edge));
-        let hole = Hole { code, start, symbols: &symbols[range[0]..range[1]], steps: &steps };
+        let symbols = &symbols[range[0]..range[1]];
+        let hole = Hole { code, start, symbols, must_return, steps: &steps };
         for (from, (to, rule)) in hole.follow(rules) {
             found.push(from, rule)?;
             found.push(to, 0)?;
@@ -85,6 +92,8 @@ struct Hole<'a> {
     start: u64,
     /// Where functions begin in it by its symbols, sorted.
     symbols: &'a [u64],
+    /// Whether only functions that return count.
+    must_return: bool,
     /// The most instructions to go over.
     steps: &'a Cell<usize>,
 }

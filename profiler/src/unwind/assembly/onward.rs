@@ -16,14 +16,14 @@ use profiler_ebpf::wire::{Rule, cfa, saved};
 
 use super::is_stop;
 
-/// The most instructions to follow.
-const MAX_STEPS: usize = 1 << 13;
+/// The most instructions to follow from one place.
+const MAX_STEPS: usize = 1 << 11;
 /// The most pages of code to look at.
 const MAX_PAGES: usize = 64;
 /// The most ways out that are of interest: one of them is the true one.
 const MAX_WAYS: usize = 8;
 /// The largest frame, in bytes.
-const MAX_FRAME: i64 = 1 << 24;
+pub const MAX_FRAME: i64 = 1 << 24;
 /// The most instructions of a piece of code that only leads to another.
 const MAX_THUNK: usize = 8;
 /// Bytes of a page of code.
@@ -88,22 +88,30 @@ struct State {
 
 /// The ways out of code from an address on: rules of which one says where the frame's caller is, the
 /// nearest first. `read` gives the page at an address, a multiple of [`PAGE`]; none: it is no such code.
-pub fn ways_out(address: u64, read: &mut dyn FnMut(u64) -> Option<Page>) -> Vec<Rule> {
+/// `steps` are the most instructions to follow; those that were are taken off.
+pub fn ways_out(
+    address: u64,
+    steps: &mut usize,
+    read: &mut dyn FnMut(u64) -> Option<Page>,
+) -> Vec<Rule> {
     let state = State { sp: START, bp: Value::Own, bx: Value::Own, kept: None, number: None };
     let mut search = Search {
+        start: address,
         code: Code { pages: BTreeMap::new(), read },
         info: InstructionInfoFactory::new(),
         seen: BTreeSet::new(),
         open: VecDeque::from([(address, state)]),
         ways: Vec::new(),
     };
-    let mut left = MAX_STEPS;
+    let most = MAX_STEPS.min(*steps);
+    let mut left = most;
     while let Some((address, state)) = search.open.pop_front() {
         search.follow(address, state, &mut left);
         if left == 0 || search.ways.len() >= MAX_WAYS {
             break;
         }
     }
+    *steps -= most - left;
     search.ways
 }
 
@@ -113,8 +121,13 @@ struct Code<'r> {
 }
 
 impl Code<'_> {
+    /// Whether no more pages may be looked at, and this is one.
+    fn is_beyond(&self, at: u64) -> bool {
+        self.pages.len() >= MAX_PAGES && !self.pages.contains_key(&at)
+    }
+
     fn page(&mut self, at: u64) -> Option<&[u8; PAGE]> {
-        if self.pages.len() >= MAX_PAGES && !self.pages.contains_key(&at) {
+        if self.is_beyond(at) {
             return None;
         }
         let read = &mut self.read;
@@ -142,6 +155,8 @@ impl Code<'_> {
 }
 
 struct Search<'r> {
+    /// The place.
+    start: u64,
     code: Code<'r>,
     info: InstructionInfoFactory,
     /// Instructions that were followed.
@@ -155,11 +170,11 @@ impl Search<'_> {
     /// Follows one way until it ends, or meets another one.
     fn follow(&mut self, mut address: u64, mut state: State, left: &mut usize) {
         // A few instructions before a jump are one of those pieces of code that only lead to another.
-        let mut is_untouched = true;
+        let mut is_thunk = address == self.start;
         let first = *left;
         while *left > 0 && self.seen.insert(address) {
             *left -= 1;
-            is_untouched &= first - *left <= MAX_THUNK;
+            is_thunk &= first - *left <= MAX_THUNK;
             let Some(instruction) = self.code.instruction(address) else {
                 return;
             };
@@ -176,14 +191,18 @@ impl Search<'_> {
                 FlowControl::UnconditionalBranch | FlowControl::IndirectBranch => {
                     let Some(target) = state.target(&instruction) else {
                         // As the last thing that is done.
-                        if is_untouched && state.sp == START {
+                        if is_thunk && state.sp == START {
                             self.out(&state, 0);
                         }
                         return;
                     };
                     address = target;
-                    // To code that has its own ways.
-                    if self.code.page(address - address % PAGE as u64).is_none() {
+                    let page = address - address % PAGE as u64;
+                    if self.code.is_beyond(page) {
+                        return;
+                    }
+                    if self.code.page(page).is_none() {
+                        // To code of another kind.
                         self.out(&state, 0);
                         return;
                     }
@@ -196,7 +215,7 @@ impl Search<'_> {
                     let asks_itself = instruction.near_branch_target() == address;
                     let moved = if asks_itself { state.sp.plus(-8) } else { Some(state.sp) };
                     let Some(sp) = moved else { return };
-                    (state.sp, state.number, is_untouched) = (sp, None, false);
+                    (state.sp, state.number, is_thunk) = (sp, None, false);
                 }
                 _ if is_stop(&instruction) => return,
                 _ => {
@@ -335,11 +354,16 @@ impl State {
     fn keep(&mut self, address: Address, register: Register) {
         if register == Register::RBP && self.bp == Value::Own {
             self.kept = Some(address);
+        } else if self.kept == Some(address) {
+            self.kept = None;
         }
     }
 
     /// Sets a register; none: the stack pointer is lost.
     fn set(&mut self, register: Register, value: Value) -> Option<()> {
+        if self.number.is_some_and(|(number, _)| number == register) {
+            self.number = None;
+        }
         match register {
             Register::RSP => match value {
                 Value::Address(address) => self.sp = address,
@@ -349,7 +373,6 @@ impl State {
             Register::RBP => self.bp = value,
             Register::RBX if value == Value::Own => self.bx = Value::Unknown,
             Register::RBX => self.bx = value,
-            _ if self.number.is_some_and(|(number, _)| number == register) => self.number = None,
             _ => {}
         }
         Some(())

@@ -10,7 +10,7 @@ use crate::unwind::{UnwindRows, assembly, compile, elf::File, rule::Rules};
 fn followed(elf: &[u8]) -> UnwindRows {
     let file = File::parse(elf).unwrap();
     let mut rules = Rules::default();
-    let rows = assembly::find(&file, &[], &mut rules).unwrap();
+    let rows = assembly::find(&file, &[], false, &mut rules).unwrap();
     UnwindRows { text: file.text, rules: rules.list, rows, skipped: 0 }
 }
 

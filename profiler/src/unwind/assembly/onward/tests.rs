@@ -6,7 +6,7 @@ use super::*;
 fn ways(code: &[u8], from: u64) -> Vec<Rule> {
     let mut page = Box::new([0xcc; PAGE]);
     page[..code.len()].copy_from_slice(code);
-    ways_out(0x10_0000 + from, &mut |at| (at == 0x10_0000).then(|| page.clone()))
+    ways_out(0x10_0000 + from, &mut 1000, &mut |at| (at == 0x10_0000).then(|| page.clone()))
 }
 
 fn by_sp(cfa_offset: i32) -> Rule {
@@ -54,6 +54,9 @@ fn what_is_put_aside_on_the_way_is_still_there() {
     assert_eq!(ways(&code, 0), [by_sp(8)]);
     let stored = Rule { fp: saved::AT_CFA, fp_offset: -16, ..by_sp(32) };
     assert_eq!(ways(&code, 9), [stored]);
+    // push %rbp; pop %rbp; push %rax; pop %rbp; ret
+    let lost = Rule { fp: saved::UNDEFINED, ..by_sp(8) };
+    assert_eq!(ways(&[0x55, 0x5d, 0x50, 0x5d, 0xc3], 0), [lost]);
     // What was saved below the stack pointer is not there: push %rax; pop %rbp; ret.
     assert_eq!(ways(&[0x50, 0x5d, 0xc3], 0), [Rule { fp: saved::UNDEFINED, ..by_sp(8) }]);
 }
@@ -88,11 +91,16 @@ fn code_that_does_not_return_has_no_way_out() {
     ] {
         assert_eq!(ways(code, 0), [], "{code:x?}");
     }
+    // je to the end; ret; jmp *%rax: where a table of jumps leads to is no way out.
+    assert_eq!(ways(&[0x74, 0x01, 0xc3, 0xff, 0xe0], 0), [by_sp(8)]);
+    // movabs $0x100010, %rbx; mov (%rdi), %rbx; pop %rcx; jmp *%rbx
+    let replaced = [0x48, 0xbb, 0x10, 0, 0x10, 0, 0, 0, 0, 0, 0x48, 0x8b, 0x1f, 0x59, 0xff, 0xe3];
+    assert_eq!(ways(&replaced, 0), []);
     // Delegates of Mono: mov %rdi, %rax; jmp *-32(%rax).
     assert_eq!(ways(&[0x48, 0x89, 0xf8, 0xff, 0x60, 0xe0], 0), [by_sp(8)]);
     // A jump to other code is one.
     assert_eq!(ways(&[0x58, 0xe9, 0, 0, 0, 0x10], 0), [by_sp(16)]);
-    assert_eq!(ways_out(u64::MAX, &mut |_| Some(Box::new([0x90; PAGE]))), []);
+    assert_eq!(ways_out(u64::MAX, &mut 1000, &mut |_| Some(Box::new([0x90; PAGE]))), []);
 }
 
 #[test]
@@ -129,4 +137,15 @@ fn calls_end_where_they_do() {
     for code in [&[0xc3][..], &[0xff, 0xe0], &[0xe9, 1, 2, 3, 4], &[0xff, 0x20]] {
         assert!(!ends(code), "{code:x?}");
     }
+}
+
+#[test]
+fn endless_code_is_followed_so_far() {
+    let mut steps = 5000;
+    let mut read = |_| Some(Box::new([0x90; PAGE]));
+    assert_eq!(ways_out(0x10_0000, &mut steps, &mut read), []);
+    assert_eq!(steps, 5000 - MAX_STEPS);
+    steps = 10;
+    assert_eq!(ways_out(0x10_0000, &mut steps, &mut read), []);
+    assert_eq!(steps, 0);
 }
