@@ -32,7 +32,7 @@ fn python(program: &str) -> Command {
     command
 }
 
-/// Records, and checks that hardly a sample was lost; threads that have no Python frame yet are left
+/// Records, and checks that hardly a sample was lost, of a short recording one at the most; threads that have no Python frame yet are left
 /// out.
 #[track_caller]
 fn record(stage: &Stage, name: &str, args: &[&str]) -> Recorded {
@@ -43,7 +43,7 @@ fn record(stage: &Stage, name: &str, args: &[&str]) -> Recorded {
     assert_eq!(stats["samples"], all.total(), "{said}");
     assert_eq!(stats["engine"], "py-spy");
     let lost = stats["lost"].as_object().unwrap().values().filter_map(|n| n.as_u64()).sum::<u64>();
-    assert!(lost * 50 <= all.total(), "{lost} lost of {}: {said}", all.total());
+    assert!(lost.saturating_sub(1) * 50 <= all.total(), "{lost} lost of {}: {said}", all.total());
     let stacks = all.filter(|stack| !stack.frames.is_empty());
     Recorded { stacks, stats, said }
 }
