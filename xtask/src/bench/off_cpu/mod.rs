@@ -139,8 +139,9 @@ fn ours(figures: &[Value]) -> String {
     let number = |figures: &Value, name: &str| figures.get(name)?.as_f64();
     let run = median(&|f| Some(number(f, "bpf_nanoseconds")? / number(f, "bpf_runs")?));
     let runs = median(&|f| number(f, "bpf_runs"));
-    let lost =
-        median(&|f| Some(f.get("lost")?.as_object()?.values().filter_map(Value::as_f64).sum()));
+    let lost = median(&|f| {
+        Some(f.get("lost")?.as_object()?.values().filter_map(Value::as_u64).sum::<u64>() as f64)
+    });
     let mut text = String::new();
     if let Some((run, runs)) = run.zip(runs) {
         text.push_str(&format!("  {run:.0} ns a run of {:.1} million", runs / 1e6));
