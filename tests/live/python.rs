@@ -32,7 +32,7 @@ fn python(program: &str) -> Command {
     command
 }
 
-/// Records, and checks that hardly a sample was lost, of a short recording one at the most; threads that have no Python frame yet are left
+/// Records, and checks that hardly a sample was lost; threads that have no Python frame yet are left
 /// out.
 #[track_caller]
 fn record(stage: &Stage, name: &str, args: &[&str]) -> Recorded {
@@ -43,7 +43,7 @@ fn record(stage: &Stage, name: &str, args: &[&str]) -> Recorded {
     assert_eq!(stats["samples"], all.total(), "{said}");
     assert_eq!(stats["engine"], "py-spy");
     let lost = stats["lost"].as_object().unwrap().values().filter_map(|n| n.as_u64()).sum::<u64>();
-    assert!(lost.saturating_sub(1) * 50 <= all.total(), "{lost} lost of {}: {said}", all.total());
+    assert!(lost * 50 <= all.total(), "{lost} lost of {}: {said}", all.total());
     let stacks = all.filter(|stack| !stack.frames.is_empty());
     Recorded { stacks, stats, said }
 }
@@ -164,9 +164,10 @@ fn a_service_is_found_by_where_it_listens() {
     has_its_shares(&work, 40);
     assert!(work.total() as f64 > 0.7 * recorded.stacks.total() as f64, "{}", recorded.stacks);
     complete(&recorded.stacks, &["Thread._bootstrap (", "_bootstrap (", "<module> ("]);
-    // As typed in a container, without the name of this host.
+    // As typed in a container, without the name of this host; long enough for one sample of a thread
+    // that ends to be few.
     let ip = service.url.replace("localhost", "127.0.0.1");
-    assert_eq!(record(&stage, "pdie", &["--url", &ip, "-d", "0.5"]).stats["engine"], "py-spy");
+    assert_eq!(record(&stage, "pdie", &["--url", &ip, "-d", "2"]).stats["engine"], "py-spy");
 }
 
 #[test]

@@ -126,9 +126,14 @@ impl<'a> File<'a> {
             .collect()
     }
 
-    /// The addresses of all functions in a symbol table.
-    pub fn function_starts(&self, table: (&[u8], &[u8])) -> Vec<u64> {
-        self.symbols(table.0).map(|symbol| symbol.st_value.get(LITTLE)).collect()
+    /// Where functions begin, by both symbol tables, sorted.
+    pub fn function_starts(&self) -> Vec<u64> {
+        let tables = [SYMBOLS, DYNAMIC_SYMBOLS].into_iter();
+        let symbols = tables.flat_map(|(table, _)| self.symbols(table));
+        let mut starts: Vec<u64> = symbols.map(|symbol| symbol.st_value.get(LITTLE)).collect();
+        starts.sort_unstable();
+        starts.dedup();
+        starts
     }
 
     /// The functions of a symbol table.

@@ -9,6 +9,7 @@ use super::{
     elf::File,
     rows::{Builder, holes},
     rule::Rules,
+    stubs::SUB,
 };
 
 /// What `StgRun` leaves free on the C stack for the code that it runs, in bytes
@@ -16,8 +17,7 @@ use super::{
 const RESERVED: i32 = 16384;
 /// What it saves there: six registers, the return address behind them.
 const SAVED: i32 = 6 * 8 + 8;
-/// `sub $8, %rsp` and `add $8, %rsp`: around calls of C functions.
-const SUB: [u8; 4] = [0x48, 0x83, 0xec, 8];
+/// `add $8, %rsp`, as [`SUB`] stands before calls of C functions, behind them.
 const ADD: [u8; 4] = [0x48, 0x83, 0xc4, 8];
 /// The most bytes between the two.
 const MAX_CALL: usize = 256;

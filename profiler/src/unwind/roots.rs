@@ -49,8 +49,7 @@ pub fn find(file: &File<'_>, rows: &[RowAt], rules: &mut Rules) -> Result<Vec<Ro
 
 /// The code from an entry point to where nothing goes on, piece by piece.
 fn start_code(file: &File<'_>, entry: u64) -> Vec<(u64, u64)> {
-    let mut functions = file.function_starts(SYMBOLS);
-    functions.sort_unstable();
+    let functions = file.function_starts();
     let mut pieces = Vec::new();
     let mut from = Some(entry);
     while let Some(start) = from.filter(|_| pieces.len() <= MAX_JUMPS) {

@@ -18,7 +18,7 @@ const JUMPS: [&[u8]; 3] = [b".iplt", b".plt.got", b".plt.sec"];
 /// and `crtn.S`).
 const HALVES: [&[u8]; 2] = [b".init", b".fini"];
 /// `sub $8, %rsp` and `endbr64`.
-const SUB: [u8; 4] = [0x48, 0x83, 0xec, 8];
+pub const SUB: [u8; 4] = [0x48, 0x83, 0xec, 8];
 const ENDBR: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
 /// glibc ends the unwind information of clone, clone3 and vfork before the system call, on
 /// purpose, and has the child's begin behind it: the hole is as long as the call.

@@ -78,19 +78,17 @@ impl Onward {
             self.processes.insert(code.pid, process);
         }
         let registers = walk.registers;
-        match self.processes.get_mut(&code.pid).map(|process| process.step(walk, env, code)) {
-            Some(Some(outcome)) => outcome,
-            left_early => {
-                // It is another program now, or too much was done for it in this round.
-                let is_spent = |process: &mut Process| process.left.get() == 0;
-                if left_early.is_some() && !self.processes.get_mut(&code.pid).is_some_and(is_spent)
-                {
-                    self.processes.remove(&code.pid);
-                }
-                walk.registers = registers;
-                by_pointer(walk, env)
+        if let Some(process) = self.processes.get_mut(&code.pid) {
+            if let Some(outcome) = process.step(walk, env, code) {
+                return outcome;
             }
+            // Too much was done for it in this round; if not, it is another program now.
+            if process.left.get() > 0 {
+                self.processes.remove(&code.pid);
+            }
+            walk.registers = registers;
         }
+        by_pointer(walk, env)
     }
 
     /// A new round, with as much to do as the last one. The modules whose code it leads nowhere to

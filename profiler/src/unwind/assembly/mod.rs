@@ -34,7 +34,7 @@ use self::{
 };
 use super::{
     RowAt, UnwindError,
-    elf::{DYNAMIC_SYMBOLS, File, SYMBOLS},
+    elf::File,
     rows::{Builder, holes},
     rule::Rules,
 };
@@ -65,7 +65,7 @@ pub fn find(
         let Some(left) = bytes.checked_sub(end - start) else { continue };
         let Some(code) = file.code(start, end) else { continue };
         bytes = left;
-        let symbols = symbols.get_or_insert_with(|| function_starts(file));
+        let symbols = symbols.get_or_insert_with(|| file.function_starts());
         let range = [start, end].map(|edge| symbols.partition_point(|symbol| *symbol < edge));
         let symbols = &symbols[range[0]..range[1]];
         let hole = Hole { code, start, symbols, must_return, steps: &steps };
@@ -75,15 +75,6 @@ pub fn find(
         }
     }
     Ok(found.finish())
-}
-
-/// Where functions begin, sorted.
-fn function_starts(file: &File<'_>) -> Vec<u64> {
-    let mut starts = file.function_starts(SYMBOLS);
-    starts.extend(file.function_starts(DYNAMIC_SYMBOLS));
-    starts.sort_unstable();
-    starts.dedup();
-    starts
 }
 
 /// Text without rows.

@@ -9,12 +9,12 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use iced_x86::{
-    Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess,
-    OpKind, Register,
+    Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpKind,
+    Register,
 };
-use profiler_ebpf::wire::{Rule, cfa, saved};
+use profiler_ebpf::wire::{Rule, TEXT_PAGE, cfa, saved};
 
-use super::is_stop;
+use super::{is_stop, state::written};
 
 /// The most instructions to follow from one place.
 const MAX_STEPS: usize = 1 << 11;
@@ -27,7 +27,7 @@ pub const MAX_FRAME: i64 = 1 << 24;
 /// The most instructions of a piece of code that only leads to another.
 const MAX_THUNK: usize = 8;
 /// Bytes of a page of code.
-pub const PAGE: usize = 4096;
+pub const PAGE: usize = TEXT_PAGE as usize;
 /// The longest instruction, in bytes.
 const LONGEST: usize = 15;
 
@@ -271,17 +271,8 @@ impl Search<'_> {
                 }
             }
             _ => {
-                for used in self.info.info(instruction).used_registers() {
-                    let writes = !matches!(
-                        used.access(),
-                        OpAccess::None
-                            | OpAccess::Read
-                            | OpAccess::CondRead
-                            | OpAccess::NoMemAccess
-                    );
-                    if writes {
-                        next.set(used.register().full_register(), Value::Unknown)?;
-                    }
+                for register in written(instruction, &mut self.info) {
+                    next.set(register, Value::Unknown)?;
                 }
                 if let Some(number) = state.number(instruction) {
                     next.number = Some((to, number));

@@ -151,16 +151,8 @@ impl State {
             _ if to_vector(instruction) => {}
             _ => {
                 let moved = instruction.stack_pointer_increment();
-                for used in info.info(instruction).used_registers() {
-                    let is_written = matches!(
-                        used.access(),
-                        OpAccess::Write
-                            | OpAccess::CondWrite
-                            | OpAccess::ReadWrite
-                            | OpAccess::ReadCondWrite
-                    );
-                    if let Some(register) = number(used.register().full_register())
-                        && is_written
+                for register in written(instruction, info) {
+                    if let Some(register) = number(register)
                         && !(register == SP && moved != 0)
                     {
                         self.registers[register] = Value::Unknown;
@@ -309,6 +301,21 @@ impl Value {
             _ => Self::Unknown,
         }
     }
+}
+
+/// The registers that an instruction writes to, or may, each as a whole.
+pub fn written<'i>(
+    instruction: &Instruction,
+    info: &'i mut InstructionInfoFactory,
+) -> impl Iterator<Item = Register> + use<'i> {
+    let used = info.info(instruction).used_registers().iter();
+    let is_written = |access| {
+        matches!(
+            access,
+            OpAccess::Write | OpAccess::CondWrite | OpAccess::ReadWrite | OpAccess::ReadCondWrite
+        )
+    };
+    used.filter(move |used| is_written(used.access())).map(|used| used.register().full_register())
 }
 
 /// The number of a 64-bit general register.
