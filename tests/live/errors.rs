@@ -70,7 +70,10 @@ fn a_process_that_ends_at_once() {
     let began = std::time::Instant::now();
     let ended = stage.profiler(&["--pid", &child.id().to_string(), "-d", "20"]);
     child.wait().unwrap();
-    refused(&ended, 3, &[]);
+    // Its last steps may be worth a sample; mostly nothing is caught.
+    if ended.code != Some(0) {
+        refused(&ended, 3, &[]);
+    }
     assert!(began.elapsed().as_secs_f64() < 5.0, "nothing is left to record: {}", ended.said);
 }
 
