@@ -11,9 +11,9 @@ use profiler_ebpf::{
     threads::Clock,
     walk::Walk,
     wire::{
-        COUNTERS, Control, Counter, KERNEL_PROOF_WORDS, MAX_RULES, MAX_SEGMENTS, Mapping,
+        COUNTERS, Control, Counter, KERNEL_PROOF_WORDS, MAX_RULES, MAX_SEGMENTS, MAX_WAYS, Mapping,
         PAYLOAD_WORDS, PROOF_WORDS, PageRows, ProcessMappings, Rule, SEGMENT_ROWS, SLOTS,
-        SampleHeader, WaitSum,
+        SampleHeader, WaitSum, Way,
     },
 };
 
@@ -21,6 +21,9 @@ use crate::stack::PtRegs;
 
 /// `BPF_F_MMAPABLE` (linux/bpf.h): user space fills the array through mmap, with no system call.
 const MMAPABLE: usize = 1 << 10;
+
+/// Memory is taken as it is needed.
+const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 
 /// Rows: the value of an inner map is one segment.
 pub type Segment = Array<[u32; SEGMENT_ROWS], 1, MMAPABLE>;
@@ -52,8 +55,14 @@ pub struct Scratch {
     pub regs: PtRegs,
     /// How the kernel stack is recognized.
     pub kernel_proof: KernelProof,
+    /// A key of [`WAYS`].
+    pub place: [u64; 2],
     /// A pointer, as a number.
     pub number: u64,
+    /// When stacks of waits were last copied for the host, in units of some time.
+    pub copied_at: u64,
+    /// How much of them, since that time began.
+    pub copied: u64,
     /// The kernel frame whose return address is looked for.
     pub frame: u32,
     /// Whether words are taken from the proof that there is, and not from all of the stack.
@@ -256,6 +265,9 @@ pub static PAGES: Array<PageRows, { 1 << 19 }, MMAPABLE> = Array::new();
 /// The rules.
 #[btf_map]
 pub static RULES: Array<Rule, MAX_RULES, MMAPABLE> = Array::new();
+/// Ways out of places in code that was made at run time, by process and address.
+#[btf_map]
+pub static WAYS: HashMap<[u64; 2], Way, MAX_WAYS, NO_PREALLOC> = HashMap::new();
 /// The row segments.
 #[btf_map]
 pub static SEGMENTS: ArrayOfMaps<Segment, MAX_SEGMENTS> = ArrayOfMaps::new();

@@ -1,13 +1,18 @@
 //! Stacks of waits and of who ends them, each of which is sent once.
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
-use profiler_ebpf::wire::Counter;
+use profiler_ebpf::wire::{Counter, Outcome, STACK_PAGE};
 
 use crate::{
     maps::{STACKS, Scratch, Thread, count},
-    stack::{hand_up, send},
+    stack::{hand_up, is_for_host, mix, send},
     sums::write_name,
 };
+
+/// log2 of the nanoseconds, some 134 ms, in which a CPU copies so much of stacks for the host:
+const COPY_TIME: u32 = 27;
+/// in bytes, with a page for each stack beside.
+const MAX_COPIED: u64 = 4 << 20;
 
 /// Whose stack it is.
 #[derive(Clone, Copy)]
@@ -25,17 +30,60 @@ impl Owner {
     }
 }
 
-/// Sends a stack, unless it was sent before; false: there was no room for it.
+/// What a walk that ended is called, which is sent unless it was before. `kind` makes a name of a
+/// number; `here` stands for what tells apart stacks that the host is to go on with.
 #[inline(always)]
-pub fn make_known(scratch: &mut Scratch, stack: u64, is_for_host: bool, owner: Owner) -> bool {
-    // SAFETY: a plain lookup, whose value is not used.
-    if unsafe { STACKS.get(stack) }.is_some() {
-        return true;
+pub fn make_known(
+    scratch: &mut Scratch,
+    kind: fn(u64) -> u64,
+    here: impl FnOnce(&mut Scratch) -> u64,
+    owner: Owner,
+) -> Made {
+    let frames = scratch.hash;
+    let mut hash = mix(frames, u64::from(scratch.outcome));
+    if is_for_host(scratch.outcome) {
+        hash = mix(hash, here(scratch));
+        if !is_sent(kind(hash)) && !may_copy(scratch) {
+            scratch.outcome = Outcome::NotCopied as u32;
+            hash = mix(frames, u64::from(scratch.outcome));
+        }
     }
+    let stack = kind(hash);
+    Made { stack, is_sent: is_sent(stack) || send_new(scratch, stack, owner) }
+}
+
+/// A stack that has a name.
+pub struct Made {
+    /// The name.
+    pub stack: u64,
+    /// User space knows it. False: there was no room to send it.
+    pub is_sent: bool,
+}
+
+#[inline(always)]
+fn is_sent(stack: u64) -> bool {
+    // SAFETY: a plain lookup, whose value is not used.
+    unsafe { STACKS.get(stack) }.is_some()
+}
+
+/// Whether another stack may be copied now: there is no bound to the rate of waits.
+#[inline(always)]
+fn may_copy(scratch: &mut Scratch) -> bool {
+    // SAFETY: helper without preconditions.
+    let now = unsafe { bpf_ktime_get_ns() } >> COPY_TIME;
+    if scratch.copied_at != now {
+        (scratch.copied_at, scratch.copied) = (now, 0);
+    }
+    scratch.copied < MAX_COPIED
+}
+
+#[inline(always)]
+fn send_new(scratch: &mut Scratch, stack: u64, owner: Owner) -> bool {
     scratch.header.copy_bytes = 0;
     scratch.header.copy_holes = 0;
-    if is_for_host {
+    if is_for_host(scratch.outcome) {
         hand_up(scratch);
+        scratch.copied += u64::from(scratch.header.copy_bytes) + STACK_PAGE;
     }
     fill_header(scratch, stack, owner);
     if !send(scratch) {

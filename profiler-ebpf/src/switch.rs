@@ -26,10 +26,10 @@ use crate::{
     maps::{CONTROL, Proof, SCRATCH, Scratch, Slot, THREADS, Thread, count},
     proof::{near, proves, span},
     stack::{
-        PtRegs, begin_walk, has_user_stack, is_for_host, kernel_stack, mix, read_registers,
-        set_kernel_frames, walk,
+        PtRegs, begin_walk, has_user_stack, kernel_stack, mix, read_registers, set_kernel_frames,
+        walk,
     },
-    stacks::{Owner, make_known},
+    stacks::{Made, Owner, make_known},
     sums::{add, send_all, send_sums},
     targets,
 };
@@ -340,18 +340,15 @@ fn is_at(slot: &Slot, top: &Top) -> bool {
 /// Gives a stack that was just walked a slot, and sends it if it is new.
 #[inline(always)]
 fn remember(thread: &mut Thread, scratch: &mut Scratch, kernel: u64, state: u32) -> u32 {
-    let is_for_host = is_for_host(scratch.outcome);
-    let mut hash = mix(scratch.hash, u64::from(scratch.outcome));
-    if is_for_host {
-        // What is behind the frames so far is not known yet: it is this thread's, here, as long as
-        // its stack looks like this.
+    let (tid, born, since) = (thread.tid, thread.clock.born, thread.clock.since);
+    // What is behind the frames so far is not known yet: it is this thread's, here, as long as its
+    // stack looks like this.
+    let here = move |scratch: &mut Scratch| {
         let sp = scratch.regs.sp;
-        let near = near(scratch, sp, thread.clock.since);
-        let here = mix(mix(u64::from(thread.tid), sp), near);
-        hash = mix(mix(hash, thread.clock.born), here);
-    }
-    let stack = stack::of_wait(hash);
-    let is_known = make_known(scratch, stack, is_for_host, Owner::of(thread));
+        let near = near(scratch, sp, since);
+        mix(born, mix(mix(u64::from(tid), sp), near))
+    };
+    let Made { stack, is_sent } = make_known(scratch, stack::of_wait, here, Owner::of(thread));
     let mut index = thread.next as usize & (SLOTS - 1);
     let mut is_there = false;
     for at in 0..SLOTS {
@@ -364,10 +361,10 @@ fn remember(thread: &mut Thread, scratch: &mut Scratch, kernel: u64, state: u32)
         send_sums(thread, index as u32);
         thread.next = (index as u32 + 1) & (SLOTS as u32 - 1);
     }
-    let provable = is_known
-        && !is_for_host
-        && scratch.proof.depends & depends::GENERAL == 0
-        && scratch.outcome != Outcome::Compat as u32;
+    // What does not reach its root may get further later on.
+    let is_whole = scratch.outcome == Outcome::Complete as u32
+        || scratch.outcome == Outcome::NoUserStack as u32;
+    let provable = is_sent && is_whole && scratch.proof.depends & depends::GENERAL == 0;
     let slot = &mut thread.slots[index];
     (slot.stack, slot.state, slot.kernel) = (stack, state, kernel);
     (slot.ip, slot.sp) = (scratch.regs.ip, scratch.regs.sp);

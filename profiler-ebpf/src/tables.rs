@@ -5,10 +5,10 @@ use core::hint::black_box;
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use profiler_ebpf::{
     walk::{Env, depends},
-    wire::{Mapping, PROOF_SPAN, PROOF_WORDS, PageRows, Row, Rule, SEGMENT_ROWS},
+    wire::{Mapping, PROOF_SPAN, PROOF_WORDS, PageRows, Row, Rule, SEGMENT_ROWS, Way},
 };
 
-use crate::maps::{MAPPINGS, Origin, PAGES, RULES, SEGMENTS, Scratch, WINDOW_WORDS};
+use crate::maps::{MAPPINGS, Origin, PAGES, RULES, SEGMENTS, Scratch, WAYS, WINDOW_WORDS};
 
 /// Tables in BPF maps, stack words through the window in the scratch space. With `PROVE` it notes
 /// there what the walk depends on.
@@ -62,6 +62,18 @@ impl<const PROVE: bool> Env for KernelEnv<PROVE> {
     fn code(&mut self, address: u64) -> Option<u64> {
         // Not through the window, which the stack is about to be read by.
         read_word(address)
+    }
+
+    #[inline(always)]
+    fn way(&self, address: u64) -> Option<&Way> {
+        // Not on the program's stack, which is small.
+        // SAFETY: fields of the scratch space of this CPU; no other reference to them lives.
+        let place = unsafe {
+            (*self.scratch).place = [u64::from((*self.scratch).header.pid), address];
+            &(*self.scratch).place
+        };
+        // SAFETY: user space may change it meanwhile: where it leads is checked.
+        unsafe { WAYS.get(place) }
     }
 
     #[inline(always)]

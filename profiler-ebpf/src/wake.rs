@@ -14,9 +14,9 @@ use profiler_ebpf::{
 
 use crate::{
     config,
-    maps::{CONTROL, SCRATCH, THREADS, count},
+    maps::{CONTROL, SCRATCH, Scratch, THREADS, count},
     proof::near,
-    stack::{begin_walk, is_for_host, mix, read_registers, walk},
+    stack::{begin_walk, mix, read_registers, walk},
     stacks::{Owner, make_known},
     switch::look,
 };
@@ -68,15 +68,11 @@ fn stack_of_current(ctx: &BtfTracePointContext) -> u64 {
     }
     // SAFETY: as above.
     let scratch = unsafe { &mut *scratch };
-    let is_for_host = is_for_host(scratch.outcome);
-    let mut hash = mix(scratch.hash, u64::from(scratch.outcome));
-    if is_for_host {
-        // What is behind the frames so far is not known yet, and may differ where this does.
+    // What is behind the frames so far is not known yet, and may differ where this does.
+    let here = move |scratch: &mut Scratch| {
         let sp = scratch.regs.sp;
-        hash = mix(mix(hash, ids), near(scratch, sp, sp));
-    }
-    let stack = stack::of_waker(hash);
+        mix(ids, near(scratch, sp, sp))
+    };
     // One that is not sent is shown as lost.
-    make_known(scratch, stack, is_for_host, owner);
-    stack
+    make_known(scratch, stack::of_waker, here, owner).stack
 }

@@ -6,7 +6,7 @@
 use crate::wire::{
     DWARF_BP, DWARF_BX, DWARF_SP, FRAME_ADDRESS, FRAME_BY_POINTER, FRAME_EXACT, GENERAL_KNOWN,
     GENERAL_REGISTERS, MAX_PROCESS_MAPPINGS, Mapping, Outcome, PageRows, ProcessMappings,
-    Registers, Row, Rule, TEXT_PAGE, TEXT_PAGE_SHIFT, cfa, mapping_kind, saved,
+    Registers, Row, Rule, TEXT_PAGE, TEXT_PAGE_SHIFT, Way, cfa, mapping_kind, saved,
 };
 
 /// Tables and memory as the walker sees them.
@@ -32,6 +32,11 @@ pub trait Env {
     fn word(&mut self, address: u64) -> Option<u64>;
     /// The 8 bytes of code at an address.
     fn code(&mut self, address: u64) -> Option<u64>;
+    /// The way out of a place in code that was made at run time, where one is known.
+    #[inline(always)]
+    fn way(&self, _address: u64) -> Option<&Way> {
+        None
+    }
     /// The same for a word that holds a register of the caller, one of [`depends`]: the walk depends
     /// on it only if a later step depends on that register.
     #[inline(always)]
@@ -88,6 +93,24 @@ pub mod depends {
     }
 }
 
+/// Whether a call ends where these 8 bytes of code do.
+#[inline(always)]
+#[must_use]
+pub const fn ends_in_call(before: u64) -> bool {
+    /// Opcode of an indirect call, and the bits of its second byte that tell it from a jump or push.
+    const INDIRECT: u64 = 0x10ff;
+    const MASK: u64 = 0x38ff;
+    // The shortest is `call *%rax`, the longest has a SIB byte and 32 bits of offset; a prefix may
+    // stand before.
+    before >> 24 & 0xff == 0xe8
+        || before >> 48 & MASK == INDIRECT
+        || before >> 40 & MASK == INDIRECT
+        || before >> 32 & MASK == INDIRECT
+        || before >> 24 & MASK == INDIRECT
+        || before >> 16 & MASK == INDIRECT
+        || before >> 8 & MASK == INDIRECT
+}
+
 /// State of a walk. It stands at the frame that was recorded last.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -98,6 +121,10 @@ pub struct Walk {
     pub mappings: ProcessMappings,
     /// The mapping that was used last.
     pub mapping: Mapping,
+    /// The frame's ip, sp, bp, bx and flags, while a way out of made code is tried.
+    before: [u64; 5],
+    /// Whether that way may lead to code that jumps.
+    may_jump: u64,
 }
 
 /// Iterations of a binary search over the mappings of a process.
@@ -132,7 +159,8 @@ impl Walk {
     #[inline(always)]
     #[must_use]
     pub fn new(registers: Registers, mappings: ProcessMappings) -> Self {
-        Self { registers, mappings, mapping: Mapping { start: 0, end: 0, first_page: 0, kind: 0 } }
+        let mapping = Mapping { start: 0, end: 0, first_page: 0, kind: 0 };
+        Self { registers, mappings, mapping, before: [0; 5], may_jump: 0 }
     }
 
     /// The current frame as a sample carries it.
@@ -152,14 +180,49 @@ impl Walk {
         if !self.find_mapping(env, address) {
             return Outcome::UnknownMapping;
         }
+        let is_followed = self.mapping.kind == mapping_kind::FOLLOWED;
         let rule = match self.mapping.kind {
             mapping_kind::PENDING => return Outcome::RowsPending,
             mapping_kind::NO_ROOM => return Outcome::NoRoom,
             mapping_kind::ROWS => self.rule(env, address),
+            mapping_kind::FOLLOWED => match self.way(env) {
+                None => return Outcome::RowsPending,
+                rule => rule,
+            },
             _ => Some(Rule::NONE),
         };
         let Some(rule) = rule else { return Outcome::BadTables };
-        self.step_by(env, &rule)
+        let outcome = self.step_by(env, &rule);
+        if !is_followed || outcome as u32 == Outcome::Walking as u32 && self.has_arrived(env) {
+            return outcome;
+        }
+        let [ip, sp, bp, bx, flags] = self.before;
+        (self.registers.ip, self.registers.sp, self.registers.flags) = (ip, sp, flags);
+        (self.registers.bp, self.registers.bx) = (bp, bx);
+        Outcome::RowsPending
+    }
+
+    /// The way out of the place in made code at which the walk stands, if the code is still the same.
+    #[inline(always)]
+    fn way<E: Env>(&mut self, env: &mut E) -> Option<Rule> {
+        let Registers { ip, sp, bp, bx, flags, .. } = self.registers;
+        let code = env.code(ip)?;
+        let way = env.way(ip)?;
+        self.before = [ip, sp, bp, bx, flags];
+        self.may_jump = way.jumps;
+        (code == way.code).then_some(way.rule)
+    }
+
+    /// Whether a walk that took a way out of made code stands where it may lead.
+    #[inline(always)]
+    fn has_arrived<E: Env>(&mut self, env: &mut E) -> bool {
+        let ip = self.registers.ip;
+        if env.code(ip.wrapping_sub(8)).is_some_and(ends_in_call) {
+            return true;
+        }
+        self.may_jump != 0
+            && self.find_mapping(env, ip.wrapping_sub(1))
+            && self.mapping.kind == mapping_kind::FOLLOWED
     }
 
     /// Makes one step by a rule. Each kind stands here once: the verifier follows every copy.
@@ -445,5 +508,108 @@ impl Walk {
         self.registers.bx = bx;
         self.registers.flags = flags;
         Outcome::Walking
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::GENERAL_KNOWN;
+
+    const MADE: Mapping =
+        Mapping { start: 0x10000, end: 0x20000, first_page: 0, kind: mapping_kind::FOLLOWED };
+
+    /// Made code with one known way out, the word behind it on the stack, and what lies before any
+    /// address of code.
+    struct Made {
+        way: Way,
+        returns_to: u64,
+        before: u64,
+    }
+
+    impl Env for Made {
+        type Segment = ();
+
+        fn mapping(&self, index: u32) -> Option<&Mapping> {
+            (index == 0).then_some(&MADE)
+        }
+        fn page(&self, _index: u32) -> Option<PageRows> {
+            None
+        }
+        fn segment(&self, _number: u16) -> Option<()> {
+            None
+        }
+        fn row(&self, _segment: (), _index: u32) -> Row {
+            Row::new(0, 0)
+        }
+        fn rule(&self, _number: u32) -> Option<&Rule> {
+            None
+        }
+        fn word(&mut self, address: u64) -> Option<u64> {
+            (address == 0x7028).then_some(self.returns_to)
+        }
+        fn code(&mut self, address: u64) -> Option<u64> {
+            Some(if address == 0x10100 { 0x90 } else { self.before })
+        }
+        fn way(&self, address: u64) -> Option<&Way> {
+            (address == 0x10100).then_some(&self.way)
+        }
+    }
+
+    #[test]
+    fn ways_out_of_made_code_are_gone_where_they_lead_behind_a_call() {
+        let rule =
+            Rule { cfa: cfa::SP, cfa_offset: 0x30, ra: saved::AT_CFA, ra_offset: -8, ..Rule::NONE };
+        let way = Way { code: 0x90, rule, jumps: 0 };
+        let registers = Registers {
+            ip: 0x10100,
+            sp: 0x7000,
+            bp: 1,
+            flags: FRAME_EXACT | GENERAL_KNOWN,
+            ..Registers::default()
+        };
+        let step = |made: Made| {
+            let mut walk = Walk::new(registers, ProcessMappings { first: 0, len: 1 });
+            let outcome = walk.step(&mut { made });
+            let Registers { ip, sp, .. } = walk.registers;
+            assert!(outcome == Outcome::Walking || walk.registers == registers);
+            (outcome == Outcome::Walking).then_some([ip, sp])
+        };
+        let (call, jump) = (0xe8 << 24, 0xe9 << 24);
+        let made = |way, returns_to, before| Made { way, returns_to, before };
+        assert_eq!(step(made(way, 0x50000, call)), Some([0x50000, 0x7030]));
+        // Not behind a call, in other code or in such; other code meanwhile; no way out of there.
+        let jumps = Way { jumps: 1, ..way };
+        assert_eq!(step(made(way, 0x50000, jump)), None);
+        assert_eq!(step(made(way, 0x10200, jump)), None);
+        assert_eq!(step(made(jumps, 0x10200, jump)), Some([0x10200, 0x7030]));
+        assert_eq!(step(made(jumps, 0x50000, jump)), None);
+        assert_eq!(step(made(Way { code: 0xcc, ..way }, 0x50000, call)), None);
+        let lost = Rule { cfa_offset: 0x40, ..rule };
+        assert_eq!(step(made(Way { rule: lost, ..way }, 0x50000, call)), None);
+    }
+
+    #[test]
+    fn calls_end_where_they_do() {
+        let ends = |code: &[u8]| {
+            let mut before = [0x90; 8];
+            before[8 - code.len()..].copy_from_slice(code);
+            ends_in_call(u64::from_le_bytes(before))
+        };
+        for code in [
+            &[0xe8, 1, 2, 3, 4][..],
+            &[0xff, 0xd0],
+            &[0x41, 0xff, 0xd2],
+            &[0xff, 0x10],
+            &[0xff, 0x50, 8],
+            &[0xff, 0x54, 0x24, 8],
+            &[0xff, 0x15, 1, 2, 3, 4],
+            &[0xff, 0x94, 0x24, 1, 2, 3, 4],
+        ] {
+            assert!(ends(code), "{code:x?}");
+        }
+        for code in [&[0xc3][..], &[0xff, 0xe0], &[0xe9, 1, 2, 3, 4], &[0xff, 0x20]] {
+            assert!(!ends(code), "{code:x?}");
+        }
     }
 }

@@ -76,7 +76,7 @@ pub struct PageRows {
 
 /// What is known of the text in a mapping ([`Mapping::kind`]).
 pub mod mapping_kind {
-    /// Its rows are not compiled yet, or the host finds its own way: hand the sample up.
+    /// Its rows are not compiled yet: hand the sample up.
     pub const PENDING: u32 = 0;
     /// Its rows are in the tables.
     pub const ROWS: u32 = 1;
@@ -84,6 +84,9 @@ pub mod mapping_kind {
     pub const NO_ROWS: u32 = 2;
     /// It has rows, for which the tables have no room.
     pub const NO_ROOM: u32 = 3;
+    /// It was made at run time and does not keep to frame pointers: step by the [`Way`](super::Way)
+    /// out of each place, and where none is known, hand the sample up.
+    pub const FOLLOWED: u32 = 4;
 }
 
 /// One executable mapping of a process. A process's mappings are sorted by `start`.
@@ -108,6 +111,22 @@ pub struct ProcessMappings {
     pub first: u32,
     /// How many.
     pub len: u32,
+}
+
+/// Places of code that was made at run time, of which the kernel side knows the way out at once.
+pub const MAX_WAYS: usize = 1 << 14;
+
+/// The way out of a place in code that was made at run time, as the host found it by following the
+/// instructions from there. Its key is the process and the address.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Way {
+    /// The 8 bytes of code that were there.
+    pub code: u64,
+    /// How to step to the caller.
+    pub rule: Rule,
+    /// 1: the caller may have jumped there, from code of the same kind; 0: it has called.
+    pub jumps: u64,
 }
 
 /// Number of general registers, in DWARF order on x86-64: rax, rdx, rcx, rbx, rsi, rdi, rbp, rsp,
@@ -152,11 +171,13 @@ pub enum Outcome {
     CopyEnded = 12,
     /// The tables have no room for the rows of the mapping.
     NoRoom = 13,
+    /// The host was to go on with it, and too many stacks were copied for that just before.
+    NotCopied = 14,
 }
 
 impl Outcome {
     /// Every outcome, in the order of its number.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::NoUserStack,
         Self::Complete,
         Self::UnknownMapping,
@@ -171,6 +192,7 @@ impl Outcome {
         Self::Walking,
         Self::CopyEnded,
         Self::NoRoom,
+        Self::NotCopied,
     ];
 
     /// The outcome with this number.
@@ -350,6 +372,7 @@ const _: () = {
     assert!(size_of::<PageRows>() == 8);
     assert!(size_of::<Mapping>() == 24);
     assert!(size_of::<ProcessMappings>() == 8);
+    assert!(size_of::<Way>() == 40);
     assert!(size_of::<Registers>() == 168);
     assert!(size_of::<SampleHeader>() == 56 + 168 + 8);
     assert!(size_of::<WaitSum>() == 112);

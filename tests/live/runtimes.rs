@@ -4,7 +4,10 @@ use std::{ffi::OsStr, fs, path::PathBuf, process::Command, thread, time::Duratio
 
 use crate::{
     require,
-    support::{Build, Path, Stacks, Stage, Target, compile, programs, root, scratch, tool},
+    support::{
+        Build, Path, Stacks, Stage, Target, compile, programs, record::Recorded, root, scratch,
+        tool,
+    },
 };
 
 /// A perf map or a jitdump that a target leaves behind.
@@ -118,22 +121,22 @@ fn java_with_a_perf_map_written_during_the_run() {
     mostly(&stacks, &["JavaMain", "outer", "inner", "burn"], 0.95);
 }
 
-/// The Java program, started with these options.
-fn java(stage: &Stage, options: &[&str]) -> Target {
+/// The Java program, started with these options and arguments.
+fn java(stage: &Stage, options: &[&str], arguments: &[&str]) -> Target {
     let classes = scratch().join("java");
     fs::create_dir_all(&classes).unwrap();
     let source = programs().join("Work.java");
     compile::run("javac", &["-d".as_ref(), classes.as_ref(), source.as_ref()], &classes);
     let mut command = Command::new("java");
     command.args(["-XX:+PreserveFramePointer", "-XX:-Inline", "-XX:+UseSerialGC"]);
-    stage.start(command.args(options).arg("-cp").arg(&classes).arg("Work"))
+    stage.start(command.args(options).arg("-cp").arg(&classes).arg("Work").args(arguments))
 }
 
 #[test]
 fn java_writes_a_perf_map_when_asked_for() {
     require!(root(), tool("java"), tool("javac"));
     let stage = Stage::take();
-    let target = java(&stage, &[]);
+    let target = java(&stage, &[], &[]);
     let pid = target.pid().to_string();
     let _socket = Map(format!("/tmp/.java_pid{pid}").into());
     let record = |asked: &[&str]| {
@@ -157,7 +160,7 @@ fn java_writes_a_perf_map_when_asked_for() {
 fn a_java_that_a_signal_would_end_is_not_asked() {
     require!(root(), tool("java"), tool("javac"));
     let stage = Stage::take();
-    let target = java(&stage, &["-Xrs"]);
+    let target = java(&stage, &["-Xrs"], &[]);
     let args = ["--pid", &target.pid().to_string(), "-F", "199", "-d", "1", "--enable-perf-maps"];
     // It opens its socket at the start, as no signal can have it do so later.
     fs::remove_file(format!("/tmp/.java_pid{}", target.pid())).unwrap();
@@ -211,11 +214,34 @@ fn code_made_at_run_time_without_frame_pointers() {
     for engine in ["ebpf", "perf-event"] {
         let pid = target.pid().to_string();
         let args = ["--pid", &pid, "-F", "499", "-d", "2", "--engine", engine];
-        let stacks = stage.cpu(&args).stacks;
+        let Recorded { stacks, stats, said } = stage.cpu(&args);
         mostly_complete(stacks.at_least(200));
         let complete = stacks.filter(|stack| stack.truncated().is_none());
         complete.rooted(&["_start"]);
         mostly(&complete, &["main", "enters", "anonymous", "called_back", "burn"], 0.95);
+        // The kernel has learned the ways.
+        let finished = stats["finished_in_user_space"].as_u64().unwrap();
+        assert!(engine == "perf-event" || finished * 2 < stacks.total(), "{finished}: {said}");
+    }
+}
+
+/// Of waits the time is mostly that of whole stacks.
+#[test]
+fn waits_in_code_made_at_run_time_without_frame_pointers() {
+    require!(root(), tool("gcc"));
+    let program = Build::new("gcc", "jit", "jit.c").flags("-O2").build();
+    let stage = Stage::take();
+    let target = stage.start(Command::new(program).args(["frameless", "wait"]));
+    for engine in ["ebpf", "perf-event"] {
+        for command in ["offcpu", "wall"] {
+            let pid = target.pid().to_string();
+            let args = ["--pid", &pid, "-d", "2", "--engine", engine];
+            let Recorded { stacks, stats, said } = stage.collect(command, &args);
+            mostly_complete(&stacks);
+            mostly(&stacks, &["main", "enters", "anonymous", "called_to_wait", "usleep"], 0.7);
+            let [switches, walks] = ["switches", "walks"].map(|name| stats[name].as_u64().unwrap());
+            assert!(engine == "perf-event" || walks * 2 < switches, "{walks} walks: {said}");
+        }
     }
 }
 
@@ -223,13 +249,30 @@ fn code_made_at_run_time_without_frame_pointers() {
 fn java_as_it_is_started_usually() {
     require!(root(), tool("java"), tool("javac"));
     let stage = Stage::take();
-    let target = java(&stage, &["-XX:-PreserveFramePointer"]);
+    let target = java(&stage, &["-XX:-PreserveFramePointer"], &[]);
     let pid = target.pid().to_string();
     let _socket = Map(format!("/tmp/.java_pid{pid}").into());
     let stacks = stage.cpu(&["--pid", &pid, "-F", "499", "-d", "3", "--enable-perf-maps"]).stacks;
     mostly_complete(&stacks);
     let names = ["JavaMain", "Interpreter", "Work.outer", "Work.inner", "Work.burn"];
     mostly(&stacks, &names, 0.85);
+}
+
+#[test]
+fn waits_of_java_as_it_is_started_usually() {
+    require!(root(), tool("java"), tool("javac"));
+    let stage = Stage::take();
+    let target = java(&stage, &["-XX:-PreserveFramePointer"], &["wait"]);
+    let pid = target.pid().to_string();
+    let _socket = Map(format!("/tmp/.java_pid{pid}").into());
+    for command in ["offcpu", "wall"] {
+        let args = ["--pid", &pid, "-d", "2", "--enable-perf-maps"];
+        let stacks = stage.collect(command, &args).stacks;
+        mostly_complete(&stacks);
+        let stacks = stacks.filter(|stack| stack.has("JavaMain"));
+        let names = ["JavaMain", "Interpreter", "Work.outer", "Work.inner", "Work.burn", "park"];
+        mostly(&stacks, &names, 0.7);
+    }
 }
 
 #[test]

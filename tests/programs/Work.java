@@ -1,8 +1,12 @@
-/** Methods with a known call structure, hot enough to be compiled. */
+import java.util.concurrent.locks.LockSupport;
+
+/** Methods with a known call structure, hot enough to be compiled. With an argument they wait, too. */
 public class Work {
     static volatile long sink;
+    static boolean waits;
 
     static long burn(long n) {
+        if (waits) LockSupport.parkNanos(200000);
         long x = n;
         for (long i = 0; i < n; i++) x = x * 6364136223846793005L + 1442695040888963407L;
         return x;
@@ -21,6 +25,7 @@ public class Work {
     }
 
     public static void main(String[] arguments) {
+        waits = arguments.length > 0;
         long now = System.currentTimeMillis();
         forever(now + 2000);
         System.out.println("ready");

@@ -1,5 +1,6 @@
 /* Code made at run time: main calls it through `enters`, it calls back. It is named by a perf map,
- * or as the argument says: by a jitdump (dump), or not at all (none). With `reuse MILLISECONDS` other
+ * or as the argument says: by a jitdump (dump), or not at all (none). With `frameless` it keeps no
+ * frame pointer, and has none that can be used; with `frameless wait` what it calls waits, too. With `reuse MILLISECONDS` other
  * code is made at the same place again and again, as a jitdump tells, which is gone in the end. */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -8,12 +9,20 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "work.h"
 
 volatile uint64_t sink;
 
 KEEP uint64_t called_back(uint64_t n) {
+    uint64_t x = burn(n);
+    AFTER(x);
+    return x;
+}
+
+KEEP uint64_t called_to_wait(uint64_t n) {
+    usleep(1000);
     uint64_t x = burn(n);
     AFTER(x);
     return x;
@@ -98,7 +107,7 @@ KEEP void reuse(unsigned char *at, const unsigned char *code, uint64_t size, uin
 }
 
 int main(int argc, char **argv) {
-    uint64_t target = (uint64_t)called_back;
+    uint64_t target = (uint64_t)(argc > 2 && !strcmp(argv[2], "wait") ? called_to_wait : called_back);
     /* push %rbp; mov %rsp,%rbp; movabs $target,%rax; call *%rax; pop %rbp; ret */
     unsigned char code[] = {0x55, 0x48, 0x89, 0xe5, 0x48, 0xb8, 0, 0, 0,    0,
                             0,    0,    0,    0,    0xff, 0xd0, 0x5d, 0xc3};
@@ -128,7 +137,7 @@ int main(int argc, char **argv) {
     if (argc > 1 && !strcmp(argv[1], "dump")) {
         write_dump((uint64_t)memory + 64, code, sizeof code);
     }
-    if (argc > 2) reuse(memory + 64, code, sizeof code, strtoull(argv[2], 0, 10));
+    if (argc > 2 && !strcmp(argv[1], "reuse")) reuse(memory + 64, code, sizeof code, strtoull(argv[2], 0, 10));
     ready();
     for (;;) sink += enters((uint64_t(*)(uint64_t))(memory + 64), 50000);
 }

@@ -30,11 +30,13 @@ pub enum Truncation {
     TablesFull,
     /// The unwind tables of the file were not ready, and too many samples waited for such already.
     WaitingFull,
+    /// Too many stacks of waits had been copied to be finished in user space just before.
+    NotCopied,
 }
 
 impl Truncation {
     /// Every cause.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::UnknownMapping,
         Self::RowsPending,
         Self::UnreadableStack,
@@ -47,6 +49,7 @@ impl Truncation {
         Self::CopyEnded,
         Self::TablesFull,
         Self::WaitingFull,
+        Self::NotCopied,
     ];
 
     /// The stable name: in `[truncated: …]` frames and, as a key, in the statistics.
@@ -65,6 +68,7 @@ impl Truncation {
             Self::CopyEnded => "stack copy ended",
             Self::TablesFull => "no room for unwind tables",
             Self::WaitingFull => "no room to wait for unwind tables",
+            Self::NotCopied => "too many stack copies",
         }
     }
 }

@@ -28,7 +28,7 @@ mod trampoline;
 
 use profiler_ebpf::wire::Rule;
 
-pub use assembly::{PAGE, Page, ends_in_call, frame_at, ways_out};
+pub use assembly::{PAGE, Page, frame_at, ways_out};
 pub use trampoline::around as signal_trampoline;
 
 /// Executable text of a file: one segment that is loaded.

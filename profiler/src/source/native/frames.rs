@@ -103,6 +103,7 @@ pub fn truncation(outcome: Outcome) -> Option<Truncation> {
         Outcome::Compat => Truncation::Compat,
         Outcome::CopyEnded => Truncation::CopyEnded,
         Outcome::NoRoom => Truncation::TablesFull,
+        Outcome::NotCopied => Truncation::NotCopied,
     })
 }
 

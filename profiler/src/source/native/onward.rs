@@ -1,5 +1,6 @@
 //! Walks through code that was made at run time and does not keep to frame pointers. The kernel hands
-//! them up where they come to such code; here it is followed to where it returns.
+//! them up where they come to such code; here it is followed to where it returns, and the kernel told
+//! of the way, which it goes by itself from then on.
 //!
 //! The code belongs to others, so there is a bound to how much is followed in a round, and each process
 //! has its own share. One where following leads nowhere is left alone again.
@@ -7,8 +8,8 @@
 use std::{cell::Cell, fs::File, os::unix::fs::FileExt as _};
 
 use profiler_ebpf::{
-    walk::{Env, Walk},
-    wire::{Outcome, Rule},
+    walk::{Env, Walk, ends_in_call},
+    wire::{Outcome, Rule, Way},
 };
 use rustc_hash::FxHashMap;
 
@@ -21,7 +22,7 @@ use super::{
 use crate::{
     model::{frame::ModuleId, loss::Truncation, profile::ModuleKind},
     target::process::Proc,
-    unwind::{PAGE, Page, ends_in_call, frame_at, ways_out},
+    unwind::{PAGE, Page, frame_at, ways_out},
 };
 
 /// The most processes that are followed at a time; each has a file open.
@@ -46,7 +47,12 @@ const JVM: &str = "/libjvm.so";
 #[derive(Debug, Default)]
 pub struct Onward {
     processes: FxHashMap<u32, Process>,
+    /// The ways that were found in this round.
+    found: FxHashMap<Place, Way>,
 }
+
+/// A place in code: the process and the address.
+pub type Place = (u32, u64);
 
 /// A process, and what is known of its code.
 #[derive(Debug)]
@@ -79,7 +85,8 @@ impl Onward {
         }
         let registers = walk.registers;
         if let Some(process) = self.processes.get_mut(&code.pid) {
-            if let Some(outcome) = process.step(walk, env, code) {
+            if let Some((outcome, way)) = process.step(walk, env, code) {
+                self.found.extend(way.map(|way| ((code.pid, registers.ip), way)));
                 return outcome;
             }
             // Too much was done for it in this round; if not, it is another program now.
@@ -89,6 +96,22 @@ impl Onward {
             walk.registers = registers;
         }
         by_pointer(walk, env)
+    }
+
+    /// Notes a stack that the kernel walked to its root, by the ways that it knows if it leads
+    /// through code that is followed.
+    pub fn note_whole(&mut self, frames: &[u64], code: &Code<'_>) {
+        if let Some(process) = self.processes.get_mut(&code.pid)
+            && frames.iter().any(|frame| code.is_followed(*frame))
+        {
+            process.tried += 1;
+            process.led += 1;
+        }
+    }
+
+    /// The ways that were found since the last call.
+    pub fn take_found(&mut self) -> impl Iterator<Item = (Place, Way)> {
+        std::mem::take(&mut self.found).into_iter()
     }
 
     /// A new round, with as much to do as the last one. The modules whose code it leads nowhere to
@@ -136,8 +159,14 @@ impl Process {
         })
     }
 
-    /// Makes a step; none: its memory cannot be read, or nothing is left to do it with.
-    fn step<E: Env>(&mut self, walk: &mut Walk, env: &mut E, code: &Code<'_>) -> Option<Outcome> {
+    /// Makes a step, by the way that is given if it led anywhere; none: its memory cannot be read, or
+    /// nothing is left to do it with.
+    fn step<E: Env>(
+        &mut self,
+        walk: &mut Walk,
+        env: &mut E,
+        code: &Code<'_>,
+    ) -> Option<(Outcome, Option<Way>)> {
         let ip = walk.registers.ip;
         let here = self.word(ip)?;
         if self.places.get(&ip).is_none_or(|(there, _)| *there != here) {
@@ -148,24 +177,32 @@ impl Process {
             self.places.insert(ip, (here, ways.into()));
         }
         let (_, ways) = self.places.get(&ip)?;
-        let has_left = self.try_ways(ways, walk, env, code)?;
-        let outcome = if has_left { Outcome::Walking } else { by_pointer(walk, env) };
-        let led = has_left
-            || outcome == Outcome::Walking
-                && (self.is_behind_call(walk)? || code.is_followed(walk.frame()));
+        let way = |rule, jumps| Way { code: here, rule, jumps: u64::from(jumps) };
+        let (outcome, way) = match self.try_ways(ways, walk, env, code)? {
+            Some((rule, jumps)) => (Outcome::Walking, Some(way(rule, jumps))),
+            None => match by_pointer(walk, env) {
+                Outcome::Walking => {
+                    let jumps = !self.is_behind_call(walk)?;
+                    let led = !jumps || code.is_followed(walk.frame());
+                    (Outcome::Walking, led.then(|| way(Rule::NONE, jumps)))
+                }
+                outcome => (outcome, None),
+            },
+        };
         self.tried += 1;
-        self.led += u32::from(led);
-        Some(outcome)
+        self.led += u32::from(way.is_some());
+        Some((outcome, way))
     }
 
-    /// Goes the first of these ways that may be the true one; whether there is one.
+    /// Goes the first of these ways that may be the true one, if there is one, and whether it is by a
+    /// jump that it leads there.
     fn try_ways<E: Env>(
         &self,
         ways: &[Rule],
         walk: &mut Walk,
         env: &mut E,
         code: &Code<'_>,
-    ) -> Option<bool> {
+    ) -> Option<Option<(Rule, bool)>> {
         let registers = walk.registers;
         // HotSpot's interpreter jumps to what it calls, with a return address that it has put there.
         for to_followed in [false, true] {
@@ -176,12 +213,12 @@ impl Process {
                         false => self.is_behind_call(walk)?,
                     };
                 if arrives {
-                    return Some(true);
+                    return Some(Some((*way, to_followed)));
                 }
                 walk.registers = registers;
             }
         }
-        Some(false)
+        Some(None)
     }
 
     /// The ways out from an address; the last one is by where the code begins.
@@ -223,7 +260,7 @@ impl Process {
     /// Whether a walk stands behind a call; none: nothing is left to look with.
     fn is_behind_call(&self, walk: &Walk) -> Option<bool> {
         let before = walk.registers.ip.checked_sub(8).and_then(|before| self.word(before));
-        let is_call = before.is_some_and(|before| ends_in_call(before.to_le_bytes()));
+        let is_call = before.is_some_and(ends_in_call);
         (self.left.get() > 0).then_some(is_call)
     }
 }

@@ -72,8 +72,7 @@ pub struct Recorder<S> {
     waiting_bytes: usize,
     max_waiting: usize,
     timer: Timer,
-    /// None: stacks are timed. Of waits there may be too many to hand all walks up.
-    onward: Option<Onward>,
+    onward: Onward,
 }
 
 impl<S: Storage> Recorder<S> {
@@ -100,7 +99,7 @@ impl<S: Storage> Recorder<S> {
             waiting_bytes: 0,
             max_waiting: limits.get(Bound::Waiting),
             timer: Timer::default(),
-            onward: (!timed).then(Onward::default),
+            onward: Onward::default(),
         }
     }
 
@@ -185,7 +184,10 @@ impl<S: Storage> Recorder<S> {
             self.processes.touch(&changed);
         }
         self.take_in(samples, records, now);
-        let hopeless = self.onward.as_mut().map(Onward::round).unwrap_or_default();
+        for ((pid, address), way) in self.onward.take_found() {
+            self.tables.learn(pid, address, way);
+        }
+        let hopeless = self.onward.round();
         if !hopeless.is_empty() {
             self.modules.leave_alone(&hopeless);
             self.processes.touch(&hopeless);
@@ -260,6 +262,10 @@ impl<S: Storage> Recorder<S> {
             }
             outcome => {
                 let cause = outcome.map_or(Some(Truncation::BadTables), truncation);
+                if cause.is_none() {
+                    let code = Code { pid, regions: &regions, modules: &self.modules };
+                    self.onward.note_whole(&sample.user, &code);
+                }
                 self.intern(&sample, &comm, &regions, cause);
             }
         }
@@ -273,15 +279,16 @@ impl<S: Storage> Recorder<S> {
             Walk::new(registers, ProcessMappings { first: 0, len: mappings.len() as u32 });
         let mut beyond = None;
         let mut frames = std::mem::take(&mut sample.user);
+        let known = frames.len();
         let memory = |address| sample.word(address).map_err(|error| beyond = Some(error)).ok();
         let code = Code { pid: sample.header.pid, regions: &regions, modules: &self.modules };
         let mut env = self.tables.env(&mappings, memory, |address| code.word(address));
         let outcome = loop {
-            let step = match (walk.step(&mut env), &mut self.onward) {
-                (Outcome::RowsPending, Some(onward)) if code.is_followed(walk.frame()) => {
-                    onward.step(&mut walk, &mut env, &code)
+            let step = match walk.step(&mut env) {
+                Outcome::RowsPending if code.is_followed(walk.frame()) => {
+                    self.onward.step(&mut walk, &mut env, &code)
                 }
-                (step, _) => step,
+                step => step,
             };
             match step {
                 Outcome::Walking if frames.len() >= MAX_USER_FRAMES => break Outcome::TooDeep,
@@ -303,8 +310,31 @@ impl<S: Storage> Recorder<S> {
             self.wait(Waiting { sample, comm, regions, module });
             return;
         }
+        let cause = truncation(outcome);
+        if self.follow_lost(&sample, &regions, cause) {
+            // Once more, by what its code does.
+            sample.user.truncate(known);
+            return self.walk_on(sample, comm, regions);
+        }
         self.figures.finished_here += 1;
-        self.intern(&sample, &comm, &regions, truncation(outcome));
+        self.intern(&sample, &comm, &regions, cause);
+    }
+
+    /// Where frame pointers led a walk astray in code that was made at run time, has that code
+    /// followed; whether it was not before.
+    fn follow_lost(
+        &mut self,
+        sample: &Sample,
+        regions: &Regions,
+        cause: Option<Truncation>,
+    ) -> bool {
+        let code = Code { pid: sample.header.pid, regions, modules: &self.modules };
+        let Some(module) = code.lost_in(&sample.user, cause) else { return false };
+        let is_new = self.modules.follow(module);
+        if is_new {
+            self.processes.touch(&[module]);
+        }
+        is_new
     }
 
     fn pending_module(&self, walk: &Walk, regions: &Regions) -> Option<ModuleId> {
@@ -343,13 +373,7 @@ impl<S: Storage> Recorder<S> {
         regions: &Regions,
         cause: Option<Truncation>,
     ) {
-        let code = Code { pid: sample.header.pid, regions, modules: &self.modules };
-        if self.onward.is_some()
-            && let Some(module) = code.lost_in(&sample.user, cause)
-            && self.modules.follow(module)
-        {
-            self.processes.touch(&[module]);
-        }
+        self.follow_lost(sample, regions, cause);
         let user = true_frames(&sample.user, cause, regions);
         let frames = self.frames(sample, regions, user);
         match self.kept.keep(sample, comm, cause, &frames) {

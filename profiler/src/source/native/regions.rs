@@ -60,9 +60,8 @@ pub fn wire_mappings(regions: &[Region], modules: &Modules) -> Vec<Mapping> {
         let Region { start, end, offset, module } = *region;
         let plain = |kind| Mapping { start, end, first_page: 0, kind };
         match modules.rows(module) {
-            Rows::Idle | Rows::Compiling | Rows::Followed => {
-                mappings.push(plain(mapping_kind::PENDING));
-            }
+            Rows::Idle | Rows::Compiling => mappings.push(plain(mapping_kind::PENDING)),
+            Rows::Followed => mappings.push(plain(mapping_kind::FOLLOWED)),
             Rows::None | Rows::Astray => mappings.push(plain(mapping_kind::NO_ROWS)),
             Rows::Refused => mappings.push(plain(mapping_kind::NO_ROOM)),
             Rows::Installed(file) => {

@@ -10,7 +10,7 @@ use std::sync::atomic::{Ordering, fence};
 
 use profiler_ebpf::wire::{
     MAX_PROCESS_MAPPINGS, MAX_SEGMENTS, Mapping, PageRows, ProcessMappings, Row, Rule,
-    SEGMENT_ROWS, TEXT_PAGE,
+    SEGMENT_ROWS, TEXT_PAGE, Way,
 };
 use rustc_hash::FxHashMap;
 
@@ -45,6 +45,10 @@ pub trait Storage {
     /// Tells the kernel side where a process's mappings are now; None: it is gone. False: the
     /// table of processes is full.
     fn publish(&mut self, pid: u32, mappings: Option<ProcessMappings>) -> bool;
+
+    /// Tells the kernel side, if there is one, how to go on from a place in a process's code that was
+    /// made at run time. What it knew may be forgotten for that.
+    fn learn(&mut self, _pid: u32, _address: u64, _way: Way) {}
 
     /// The page index, to read.
     fn pages_ref(&self) -> &[PageRows];
@@ -328,6 +332,11 @@ impl<S: Storage> Tables<S> {
             self.rest_mappings(before);
         }
         Ok(entry)
+    }
+
+    /// Tells the kernel side how to go on from a place in code that was made at run time.
+    pub fn learn(&mut self, pid: u32, address: u64, way: Way) {
+        self.storage.learn(pid, address, way);
     }
 
     /// Takes a process's mappings out again.

@@ -26,7 +26,7 @@ use profiler_ebpf::wire::Rule;
 
 pub use self::{
     backward::frame_at,
-    onward::{PAGE, Page, ends_in_call, ways_out},
+    onward::{PAGE, Page, ways_out},
 };
 use self::{
     function::{Function, Odd},

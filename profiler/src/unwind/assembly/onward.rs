@@ -404,13 +404,3 @@ impl State {
         }
     }
 }
-
-/// Whether a call ends where these bytes do.
-pub fn ends_in_call(before: [u8; 8]) -> bool {
-    let is_indirect = |length: usize| {
-        // The shortest is `call *%rax`, the longest has a prefix, a SIB byte and 32 bits of offset.
-        let at = before.len() - length;
-        before[at] == 0xff && before[at + 1] >> 3 & 7 == 2
-    };
-    before[3] == 0xe8 || (2..=7).any(is_indirect)
-}

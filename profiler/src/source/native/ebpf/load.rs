@@ -178,6 +178,7 @@ impl Engine {
             mappings: array(&mut ebpf, "MAPPINGS")?,
             segments: ArrayOfMaps::try_from(take(&mut ebpf, "SEGMENTS")?)?,
             processes: HashMap::try_from(take(&mut ebpf, "PROCESSES")?)?,
+            ways: HashMap::try_from(take(&mut ebpf, "WAYS")?)?,
         })
         .map_err(LoadError::Tables)?;
         let samples = RingBuf::try_from(take(&mut ebpf, "SAMPLES")?)?;

@@ -6,10 +6,16 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd},
 };
 
-use aya::maps::{ArrayOfMaps, HashMap, MapData};
+use aya::{
+    Pod,
+    maps::{ArrayOfMaps, HashMap, MapData},
+};
 use aya_obj::generated::{BPF_F_MMAPABLE, bpf_map_type::BPF_MAP_TYPE_ARRAY};
 use memmap2::{MmapOptions, MmapRaw};
-use profiler_ebpf::wire::{Mapping, PageRows, ProcessMappings, Row, Rule, SEGMENT_ROWS};
+use profiler_ebpf::wire::{
+    MAX_WAYS, Mapping, PageRows, ProcessMappings, Row, Rule, SEGMENT_ROWS, Way,
+};
+use rustc_hash::FxHashSet;
 
 use crate::source::native::tables::Storage;
 
@@ -54,7 +60,17 @@ pub struct TableMaps {
     pub segments: ArrayOfMaps<MapData, MapData>,
     /// `PROCESSES`.
     pub processes: HashMap<MapData, u32, [u32; 2]>,
+    /// `WAYS`.
+    pub ways: HashMap<MapData, [u64; 2], KernelWay>,
 }
+
+/// A way as the kernel's map has it.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+pub struct KernelWay(Way);
+
+// SAFETY: a wire type without padding, valid for any bits.
+unsafe impl Pod for KernelWay {}
 
 /// The tables in BPF maps.
 pub struct MappedTables {
@@ -64,6 +80,9 @@ pub struct MappedTables {
     segments: Vec<MappedArray<Row>>,
     outer: ArrayOfMaps<MapData, MapData>,
     processes: HashMap<MapData, u32, [u32; 2]>,
+    ways: HashMap<MapData, [u64; 2], KernelWay>,
+    /// The places whose ways are there.
+    known: FxHashSet<[u64; 2]>,
 }
 
 impl MappedTables {
@@ -80,6 +99,8 @@ impl MappedTables {
             segments: Vec::new(),
             outer: maps.segments,
             processes: maps.processes,
+            ways: maps.ways,
+            known: FxHashSet::default(),
         })
     }
 
@@ -127,6 +148,21 @@ impl Storage for MappedTables {
             }
             // It is not there when it was never published.
             None => self.processes.remove(&pid).is_ok(),
+        }
+    }
+
+    fn learn(&mut self, pid: u32, address: u64, way: Way) {
+        let place = [u64::from(pid), address];
+        if self.known.len() >= MAX_WAYS && !self.known.contains(&place) {
+            // What is still gone by comes up again.
+            for place in self.known.drain() {
+                // It is there.
+                let _ = self.ways.remove(&place);
+            }
+        }
+        // For want of memory it is not learned, and comes up again.
+        if self.ways.insert(place, KernelWay(way), 0).is_ok() {
+            self.known.insert(place);
         }
     }
 

@@ -116,30 +116,6 @@ fn numbers_in_registers_are_jumped_to() {
 }
 
 #[test]
-fn calls_end_where_they_do() {
-    let ends = |code: &[u8]| {
-        let mut before = [0x90; 8];
-        before[8 - code.len()..].copy_from_slice(code);
-        ends_in_call(before)
-    };
-    for code in [
-        &[0xe8, 1, 2, 3, 4][..],
-        &[0xff, 0xd0],
-        &[0x41, 0xff, 0xd2],
-        &[0xff, 0x10],
-        &[0xff, 0x50, 8],
-        &[0xff, 0x54, 0x24, 8],
-        &[0xff, 0x15, 1, 2, 3, 4],
-        &[0xff, 0x94, 0x24, 1, 2, 3, 4],
-    ] {
-        assert!(ends(code), "{code:x?}");
-    }
-    for code in [&[0xc3][..], &[0xff, 0xe0], &[0xe9, 1, 2, 3, 4], &[0xff, 0x20]] {
-        assert!(!ends(code), "{code:x?}");
-    }
-}
-
-#[test]
 fn endless_code_is_followed_so_far() {
     let mut steps = 5000;
     let mut read = |_| Some(Box::new([0x90; PAGE]));
