@@ -11,7 +11,7 @@ use aya_ebpf::{
     },
     programs::PerfEventContext,
 };
-use profiler_ebpf::wire::{Counter, Outcome};
+use profiler_ebpf::wire::{Counter, MAX_STACK_COPY, Outcome};
 
 use crate::{
     config,
@@ -48,7 +48,7 @@ pub fn take(ctx: &PerfEventContext) {
     // SAFETY: as above.
     let scratch = unsafe { &mut *scratch };
     if is_for_host(scratch.outcome) {
-        hand_up(scratch);
+        hand_up(scratch, MAX_STACK_COPY as u64);
     }
     if !send(scratch) {
         count(Counter::RingFull, 1);

@@ -223,10 +223,10 @@ pub fn is_for_host(outcome: u32) -> bool {
 }
 
 /// Copies the stack of the current task from the current frame on behind the frames, for the host
-/// to go on with.
+/// to go on with: up to `most` bytes.
 #[inline(always)]
-pub fn hand_up(scratch: &mut Scratch) {
-    hand_up_by(scratch, MAX_MISSED, |target, size, address| {
+pub fn hand_up(scratch: &mut Scratch, most: u64) {
+    hand_up_by(scratch, most, MAX_MISSED, |target, size, address| {
         // SAFETY: the caller leaves room for `size` bytes; the helper never faults.
         unsafe { bpf_probe_read_user(target, size, address) == 0 }
     });
@@ -237,6 +237,7 @@ pub fn hand_up(scratch: &mut Scratch) {
 #[inline(always)]
 pub fn hand_up_by(
     scratch: &mut Scratch,
+    most: u64,
     most_missed: u32,
     read: impl Fn(*mut c_void, u32, *const c_void) -> bool,
 ) {
@@ -247,7 +248,8 @@ pub fn hand_up_by(
     for piece in 0..MAX_STACK_COPY as u64 / STACK_PAGE {
         let size = STACK_PAGE - (from.wrapping_add(at) & (STACK_PAGE - 1));
         let target = words * 8 + at;
-        if target > (PAYLOAD_WORDS * 8) as u64 - STACK_PAGE || size > STACK_PAGE {
+        let is_full = target > (PAYLOAD_WORDS * 8) as u64 - STACK_PAGE || size > STACK_PAGE;
+        if is_full || at >= most {
             break;
         }
         // SAFETY: the check above leaves room for a whole page.
@@ -284,12 +286,17 @@ pub fn send(scratch: &mut Scratch) -> bool {
     let record =
         unsafe { core::slice::from_raw_parts((&raw const *scratch).cast::<u8>(), size as usize) };
     // The reader looks in at its own pace, and is woken only when it must hurry.
-    // SAFETY: the static is the ring buffer's definition, which the loader turns into the map.
-    let waiting = unsafe {
-        bpf_ringbuf_query((&raw const SAMPLES).cast_mut().cast(), u64::from(BPF_RB_AVAIL_DATA))
-    };
     // What it learns from a sample that was handed up spares the next ones that way.
-    let urgent = waiting >= config::wake_bytes() || scratch.header.copy_bytes > 0;
+    let urgent = waiting() >= config::wake_bytes() || scratch.header.copy_bytes > 0;
     let wake = if urgent { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
     SAMPLES.output_untyped::<[u8]>(record, u64::from(wake)).is_ok()
+}
+
+/// Bytes of samples and stacks that wait for their reader.
+#[inline(always)]
+pub fn waiting() -> u64 {
+    // SAFETY: the static is the ring buffer's definition, which the loader turns into the map.
+    unsafe {
+        bpf_ringbuf_query((&raw const SAMPLES).cast_mut().cast(), u64::from(BPF_RB_AVAIL_DATA))
+    }
 }

@@ -1,11 +1,12 @@
 //! Stacks of waits and of who ends them, each of which is sent once.
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
-use profiler_ebpf::wire::{Counter, Outcome, STACK_PAGE};
+use profiler_ebpf::wire::{Counter, MAX_STACK_COPY, Outcome, STACK_PAGE, mapping_kind};
 
 use crate::{
+    config,
     maps::{STACKS, Scratch, Thread, count},
-    stack::{hand_up, is_for_host, mix, send},
+    stack::{hand_up, is_for_host, mix, send, waiting},
     sums::write_name,
 };
 
@@ -13,6 +14,8 @@ use crate::{
 const COPY_TIME: u32 = 27;
 /// in bytes, with a page for each stack beside.
 const MAX_COPIED: u64 = 4 << 20;
+/// The most bytes of a stack that are copied while many wait for their reader.
+const SMALL_COPY: u64 = 16 << 10;
 
 /// Whose stack it is.
 #[derive(Clone, Copy)]
@@ -43,7 +46,8 @@ pub fn make_known(
     let mut hash = mix(frames, u64::from(scratch.outcome));
     if is_for_host(scratch.outcome) {
         hash = mix(hash, here(scratch));
-        if !is_sent(kind(hash)) && !may_copy(scratch) {
+        let is_followed = scratch.walk.mapping.kind == mapping_kind::FOLLOWED;
+        if is_followed && !is_sent(kind(hash)) && !may_copy(scratch) {
             scratch.outcome = Outcome::NotCopied as u32;
             hash = mix(frames, u64::from(scratch.outcome));
         }
@@ -66,7 +70,9 @@ fn is_sent(stack: u64) -> bool {
     unsafe { STACKS.get(stack) }.is_some()
 }
 
-/// Whether another stack may be copied now: there is no bound to the rate of waits.
+/// Whether another stack that leads through made code may be copied now. There is no bound to the
+/// rate of waits, as there is to what waits for unwind rows, and half of the ring buffer is for what
+/// was walked.
 #[inline(always)]
 fn may_copy(scratch: &mut Scratch) -> bool {
     // SAFETY: helper without preconditions.
@@ -74,7 +80,7 @@ fn may_copy(scratch: &mut Scratch) -> bool {
     if scratch.copied_at != now {
         (scratch.copied_at, scratch.copied) = (now, 0);
     }
-    scratch.copied < MAX_COPIED
+    scratch.copied < MAX_COPIED && waiting() < 2 * config::wake_bytes()
 }
 
 #[inline(always)]
@@ -82,7 +88,8 @@ fn send_new(scratch: &mut Scratch, stack: u64, owner: Owner) -> bool {
     scratch.header.copy_bytes = 0;
     scratch.header.copy_holes = 0;
     if is_for_host(scratch.outcome) {
-        hand_up(scratch);
+        let has_room = waiting() < config::wake_bytes();
+        hand_up(scratch, if has_room { MAX_STACK_COPY as u64 } else { SMALL_COPY });
         scratch.copied += u64::from(scratch.header.copy_bytes) + STACK_PAGE;
     }
     fill_header(scratch, stack, owner);

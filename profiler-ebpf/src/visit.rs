@@ -6,21 +6,16 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::{
-    bindings::BPF_RB_AVAIL_DATA,
-    helpers::generated::{
-        bpf_copy_from_user_task, bpf_get_task_stack, bpf_ktime_get_ns, bpf_ringbuf_query,
-    },
-};
+use aya_ebpf::helpers::generated::{bpf_copy_from_user_task, bpf_get_task_stack, bpf_ktime_get_ns};
 use profiler_ebpf::{
     threads::{Clock, phase, stack, wait},
-    wire::{Control, Counter, MAX_KERNEL_FRAMES, Outcome},
+    wire::{Control, Counter, MAX_KERNEL_FRAMES, MAX_STACK_COPY, Outcome},
 };
 
 use crate::{
     config,
-    maps::{CONTROL, SAMPLES, SCRATCH, Scratch, THREADS, Thread, count},
-    stack::{begin_walk, hand_up_by, mix, read_registers, send, set_kernel_frames},
+    maps::{CONTROL, SCRATCH, Scratch, THREADS, Thread, count},
+    stack::{begin_walk, hand_up_by, mix, read_registers, send, set_kernel_frames, waiting},
     stacks::{Owner, fill_header},
     sums::{add, send_all, sums_waiting},
     switch::{begin_waiting, number, word},
@@ -110,7 +105,7 @@ fn stack(thread: &mut Thread, scratch: &mut Scratch, task: *const u8) {
         // Where the walk goes on is the host's to find out.
         scratch.outcome = Outcome::RowsPending as u32;
         // Reading may bring pages in, so that only what does not belong to the stack is unreadable.
-        hand_up_by(scratch, 0, |target, size, address| {
+        hand_up_by(scratch, MAX_STACK_COPY as u64, 0, |target, size, address| {
             // SAFETY: there is room for `size` bytes.
             unsafe {
                 bpf_copy_from_user_task(target, size, address, task.cast_mut().cast(), 0) == 0
@@ -161,13 +156,4 @@ fn end(control: &Control, thread: &mut Thread, task: *const u8) {
     let wait = thread.clock.end(control.end, delay);
     add(thread, wait);
     send_all(thread);
-}
-
-/// Bytes of stacks that wait for their reader.
-#[inline(always)]
-fn waiting() -> u64 {
-    // SAFETY: the static is the ring buffer's definition, which the loader turns into the map.
-    unsafe {
-        bpf_ringbuf_query((&raw const SAMPLES).cast_mut().cast(), u64::from(BPF_RB_AVAIL_DATA))
-    }
 }

@@ -66,7 +66,8 @@ fn another_process() {
     let mut shell = Command::new("bash");
     shell.args([
         "-c",
-        "cat >/dev/null < <(while :; do echo tick; sleep 0.01; done) & echo ready $!; wait",
+        // Without its writer the reader ends, too.
+        "exec 3> >(exec cat >/dev/null); echo ready $!; while :; do echo tick >&3; sleep 0.01; done",
     ]);
     let target = stage.start(shell.stderr(Stdio::null()));
     let cat = target.greeting().split_whitespace().nth(1).unwrap().to_owned();
