@@ -144,7 +144,7 @@ pub struct Slot {
     pub sums: Sums,
     /// Why the thread waits.
     pub state: u32,
-    /// Bytes above the stack pointer in which all words of the proof lie.
+    /// Bytes above the stack pointer in which those words of the proof lie that are read together.
     pub span: u32,
     /// How the kernel's part of the stack is recognized.
     pub kernel_proof: KernelProof,

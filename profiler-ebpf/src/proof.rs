@@ -10,6 +10,7 @@ use profiler_ebpf::wire::{PAYLOAD_WORDS, PROOF_SPAN, PROOF_WORDS};
 use crate::{
     maps::{Proof, Scratch, Slot},
     stack::mix,
+    tables::read_word,
 };
 
 /// Where words of the user stack are read to: the end of the payload, which is free until a stack is
@@ -26,27 +27,41 @@ pub fn proves(slot: &Slot, scratch: &mut Scratch) -> bool {
         return true;
     }
     let span = black_box(slot.span);
-    if span == 0 || span > PROOF_SPAN as u32 {
+    if span > PROOF_SPAN as u32 {
         return false;
     }
-    // SAFETY: the window has room for PROOF_SPAN bytes; the helper never faults.
-    let failed = unsafe {
-        bpf_probe_read_user((&raw mut scratch.words[WINDOW]).cast(), span, slot.sp as *const _)
-    };
-    if failed != 0 {
-        return false;
+    if span > 0 {
+        // SAFETY: the window has room for PROOF_SPAN bytes; the helper never faults.
+        let failed = unsafe {
+            bpf_probe_read_user((&raw mut scratch.words[WINDOW]).cast(), span, slot.sp as *const _)
+        };
+        if failed != 0 {
+            return false;
+        }
     }
     for at in 0..PROOF_WORDS {
         // The compiler would count down from `words`, and the verifier lose sight of the end.
         if at as u32 >= black_box(words) {
             break;
         }
-        let place = slot.proof.places[at] as usize & (PROOF_SPAN / 8 - 1);
-        if scratch.words[WINDOW + place] != slot.proof.values[at] {
+        let place = slot.proof.places[at] as usize;
+        let value = slot.proof.values[at];
+        let is_same = if place < PROOF_SPAN / 8 {
+            scratch.words[WINDOW + (place & (PROOF_SPAN / 8 - 1))] == value
+        } else {
+            is_at(slot.sp + (place as u64) * 8, value)
+        };
+        if !is_same {
             return false;
         }
     }
     true
+}
+
+/// Whether a word of user memory is this one.
+#[inline(never)]
+fn is_at(address: u64, value: u64) -> bool {
+    read_word(address) == Some(value)
 }
 
 /// A number that stands for the words above the stack pointer; `otherwise`, where they are not all
@@ -68,7 +83,7 @@ pub fn near(scratch: &mut Scratch, sp: u64, otherwise: u64) -> u64 {
     hash
 }
 
-/// Bytes above the stack pointer in which all words of a proof lie.
+/// Bytes above the stack pointer in which those words of a proof lie that are read together.
 #[inline(always)]
 pub fn span(proof: &Proof) -> u32 {
     let mut last = 0;
@@ -77,7 +92,7 @@ pub fn span(proof: &Proof) -> u32 {
             break;
         }
         let place = u32::from(proof.places[at]);
-        if place >= last {
+        if place >= last && place < PROOF_SPAN as u32 / 8 {
             last = place + 1;
         }
     }

@@ -36,6 +36,8 @@ use crate::{
 
 /// A wait that is not wanted has no slot.
 const UNWANTED: u32 = SLOTS as u32;
+/// No state to wait in.
+const DEAD: u32 = u32::MAX;
 
 /// At every switch: `(preempt, prev, next, prev_state)`.
 #[inline(always)]
@@ -123,10 +125,13 @@ fn leave(
         identify(thread, task);
     }
     let delay = word(task, config::task_run_delay_offset());
-    let state = wait::from_kernel(kernel_state);
-    let wait = match state {
-        Some(state) => thread.clock.switch_out(now, state, delay),
-        None => thread.clock.end(now, delay),
+    // A number: of an option that is none the compiler would keep a register that nothing was put
+    // into, which the verifier does not take.
+    let state = black_box(wait::from_kernel(kernel_state).unwrap_or(DEAD));
+    let wait = if state == DEAD {
+        thread.clock.end(now, delay)
+    } else {
+        thread.clock.switch_out(now, state, delay)
     };
     add(thread, wait);
     thread.waker = 0;
@@ -135,10 +140,10 @@ fn leave(
         send_all(thread);
         identify(thread, task);
     }
-    let Some(state) = state else {
+    if state == DEAD {
         send_all(thread);
         return;
-    };
+    }
     if !targets::passes(task) {
         thread.clock.take_on_cpu();
         thread.slot = UNWANTED;

@@ -5,7 +5,7 @@ use core::hint::black_box;
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use profiler_ebpf::{
     walk::{Env, depends},
-    wire::{Mapping, PROOF_SPAN, PROOF_WORDS, PageRows, Row, Rule, SEGMENT_ROWS, Way},
+    wire::{Mapping, PROOF_WORDS, PageRows, Row, Rule, SEGMENT_ROWS, Way},
 };
 
 use crate::maps::{MAPPINGS, Origin, PAGES, RULES, SEGMENTS, Scratch, WAYS, WINDOW_WORDS};
@@ -84,8 +84,11 @@ impl<const PROVE: bool> Env for KernelEnv<PROVE> {
             let origins = unsafe { &mut (*self.scratch).origins };
             let origin = if register == depends::BP { &mut origins[0] } else { &mut origins[1] };
             origin.address = address;
-            origin.value = word.unwrap_or_default();
             origin.is_read = u64::from(word.is_some());
+            // Both at once the compiler would clear by memset(3), whose stack there is no room for.
+            if let Some(word) = word {
+                origin.value = word;
+            }
         }
         word
     }
@@ -133,6 +136,9 @@ impl<const PROVE: bool> KernelEnv<PROVE> {
     }
 }
 
+/// How far above the stack pointer a word of a proof may lie, in bytes: its place has 16 bits.
+const MAX_PLACE: u64 = 8 << 16;
+
 /// Notes a word that the walk has read.
 #[inline(always)]
 fn note(scratch: *mut Scratch, address: u64, word: Option<u64>) {
@@ -141,7 +147,7 @@ fn note(scratch: *mut Scratch, address: u64, word: Option<u64>) {
     let place = address.wrapping_sub(proof.start);
     let at = proof.words as usize;
     match word {
-        Some(word) if place < PROOF_SPAN as u64 && place & 7 == 0 && at < PROOF_WORDS => {
+        Some(word) if place < MAX_PLACE && place & 7 == 0 && at < PROOF_WORDS => {
             proof.values[at & (PROOF_WORDS - 1)] = word;
             proof.places[at & (PROOF_WORDS - 1)] = (place >> 3) as u16;
             proof.words = at as u32 + 1;
@@ -168,8 +174,9 @@ fn fetch(scratch: *mut Scratch, address: u64) -> Option<u64> {
     read_word(address)
 }
 
+/// The 8 bytes of user memory at an address.
 #[inline(always)]
-fn read_word(address: u64) -> Option<u64> {
+pub fn read_word(address: u64) -> Option<u64> {
     let mut word = 0u64;
     // SAFETY: the helper writes 8 bytes, into one local word, and never faults.
     let failed = unsafe { bpf_probe_read_user((&raw mut word).cast(), 8, address as *const _) };

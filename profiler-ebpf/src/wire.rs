@@ -327,7 +327,7 @@ pub struct Control {
 pub const SLOTS: usize = 4;
 /// The most stack words by which a stack is recognized without walking it.
 pub const PROOF_WORDS: usize = 64;
-/// How far above the stack pointer these may lie, in bytes.
+/// How far above the stack pointer those may lie that are read together, in bytes.
 pub const PROOF_SPAN: usize = 4096;
 /// The most words by which a kernel stack is recognized without unwinding it.
 pub const KERNEL_PROOF_WORDS: usize = 64;

@@ -123,6 +123,25 @@ fn a_dotnet_process_traces_itself() {
     }
 }
 
+/// Its socket lies in its own TMPDIR, of its own mount namespace, under its number in its own PID
+/// namespace.
+#[test]
+fn a_dotnet_process_in_a_container() {
+    require!(root(), runtimes(), tool("unshare"));
+    let stage = Stage::take();
+    let folder = tempfile::tempdir_in("/tmp").unwrap();
+    let inner = harness(RUNTIMES[0], &[]);
+    let script = "mount -t tmpfs none \"$TMPDIR\" && exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["-m", "-p", "-f", "--kill-child", "--mount-proc", "sh", "-c", script, "sh"]);
+    command.arg(inner.get_program()).args(inner.get_args()).env("TMPDIR", folder.path());
+    let target = stage.start(&mut command);
+    let found = stage.collect("dotnet", &["--pid", &target.only_child(), "-d", "2"]);
+    assert!((0.6..0.9).contains(&shares(&found.stacks)), "{}", found.stacks);
+    // Nothing of it is seen from here.
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
 #[test]
 fn threads_that_wait_are_shown_when_asked_for() {
     require!(root(), runtimes());

@@ -114,12 +114,9 @@ fn a_pid_namespace() {
     let mut command = Command::new("unshare");
     command.args(["-m", "-p", "-f", "--kill-child", "--mount-proc"]).arg(program);
     let target = stage.start(&mut command);
-    // The program is the only child of unshare.
-    let pid = target.pid();
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-    let child = children.trim();
-    check(&stage.cpu(&["--pid", child, "-F", "999", "-d", "1"]).stacks);
-    let stacks = stage.cpu(&["--pid", &pid.to_string(), "--children", "-F", "999", "-d", "1"]);
+    check(&stage.cpu(&["--pid", &target.only_child(), "-F", "999", "-d", "1"]).stacks);
+    let pid = target.pid().to_string();
+    let stacks = stage.cpu(&["--pid", &pid, "--children", "-F", "999", "-d", "1"]);
     check(&stacks.stacks.of("shares"));
     let stacks = stage.cpu(&["--all", "-F", "999", "-d", "1"]).stacks;
     check(&stacks.of("shares"));

@@ -108,6 +108,27 @@ fn every_python_that_is_installed() {
     }
 }
 
+/// The interpreter and the program are where nothing is on the host, and run as nobody.
+#[test]
+fn a_python_of_another_user_in_a_container() {
+    require!(root(), tool("python3"), tool("unshare"), tool("chroot"));
+    let stage = Stage::take();
+    let folder = tempfile::tempdir_in("/tmp").unwrap();
+    let script = "mount -t tmpfs none \"$1\" && cd \"$1\" && mkdir usr proc inside && \
+                  mount --rbind /usr usr && ln -s usr/lib usr/lib64 . && \
+                  cp \"$(realpath /usr/bin/python3)\" inside/interpreter && \
+                  cp \"$2\" inside/work.py && chmod 644 inside/work.py && \
+                  mount -t proc proc proc && \
+                  exec chroot --userspec=65534:65534 . /inside/interpreter /inside/work.py";
+    let mut command = Command::new("unshare");
+    command.args(["-m", "-p", "-f", "--kill-child", "sh", "-c", script, "sh"]).arg(folder.path());
+    let target = stage.start(command.arg(programs().join("work.py")).env("PYTHONHOME", "/usr"));
+    let child = target.only_child();
+    let recorded = record(&stage, "python", &["--pid", &child, "-d", "1.5"]);
+    has_its_shares(&recorded.stacks, 40);
+    complete(&recorded.stacks, &["<module> ("]);
+}
+
 #[test]
 fn what_waits_is_shown_when_asked_for() {
     require!(root(), tool("python3"));

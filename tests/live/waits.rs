@@ -269,22 +269,51 @@ fn exec_in_the_midst_of_a_wait() {
     assert!(others.abs_diff(3 * own) <= 3 * own / 50, "{others} us, not 3 times {own}:\n{stacks}");
 }
 
-/// More runners than CPUs, at three priorities. What a virtual machine's host takes of the CPUs
-/// meanwhile is missing from what the kernel counts as theirs, though they did not wait.
+/// Records a program that uses the CPU as far as it gets it, and checks what it waited. What a virtual
+/// machine's host takes of the CPUs meanwhile is missing from what the kernel counts as theirs, though
+/// they did not wait.
+#[track_caller]
+fn check_spinning(record: impl FnOnce() -> Found) -> (Found, Truth) {
+    let before = stolen();
+    let found = record();
+    let stolen = stolen() - before;
+    let waited = in_state(&found.stacks, "spins", RUNNABLE);
+    let truth = Truth::of(&found, "spins").but_for(stolen, waited);
+    truth.check_busy(waited, &found.stacks);
+    (found, truth)
+}
+
+/// More threads than CPUs.
+fn many() -> String {
+    (2 * std::thread::available_parallelism().unwrap().get() + 1).to_string()
+}
+
+/// More runners than CPUs, at three priorities.
 #[test]
 fn starved_of_cpus() {
     require!(root(), tool("gcc"));
-    let runners = 2 * std::thread::available_parallelism().unwrap().get() + 1;
     // Not while other tests have the stage.
     let stage = Stage::take();
-    let before = stolen();
-    let found = check_stacks(&stage, &["starve", &runners.to_string()], &[("spins", RUNNABLE)]);
-    let stolen = stolen() - before;
-    let waited = in_state(&found.stacks, "spins", RUNNABLE);
-    Truth::of(&found, "spins").but_for(stolen, waited).check_busy(waited, &found.stacks);
+    let mode = ["starve", &many()];
+    let (found, _) = check_spinning(|| check_stacks(&stage, &mode, &[("spins", RUNNABLE)]));
     let figure = found.stats["runnable_us"].as_u64().unwrap();
     let drawn = found.stacks.filter(|stack| leaf(stack) == RUNNABLE).total();
     assert!(figure.abs_diff(drawn) <= drawn / 100 + 1000, "{figure} and {drawn}");
+}
+
+/// All of the time of threads that run and wait for a CPU in turns: what they ran is in the picture,
+/// too, and both sum to what they measured.
+#[test]
+fn wall_clock_of_threads() {
+    require!(root(), tool("gcc"));
+    let stage = Stage::take();
+    let (program, many) = (program(), many());
+    let args = ["-F", "499", "--", program.to_str().unwrap(), "starve", &many];
+    let (found, truth) = check_spinning(|| record(&stage, "wall", &args));
+    let stacks = &found.stacks;
+    let all = below(stacks, "spins");
+    assert!(all.abs_diff(truth.wall) <= truth.wall / 100, "{all} us, not {truth:?}:\n{stacks}");
+    stacks.complete();
 }
 
 /// A quota of its cgroup keeps a program from running: it waits for a CPU.
@@ -301,13 +330,8 @@ fn throttled_by_a_cgroup() {
     let program = program();
     // The shell enters the cgroup before it becomes the program.
     let script = format!("echo $$ > {}; exec {} starve 1", quota.procs(), program.display());
-    let before = stolen();
-    let found = record(&stage, "offcpu", &["--", "sh", "-c", &script]);
-    let stolen = stolen() - before;
-    let waited = in_state(&found.stacks, "spins", RUNNABLE);
-    let truth = Truth::of(&found, "spins").but_for(stolen, waited);
+    let (_, truth) = check_spinning(|| record(&stage, "offcpu", &["--", "sh", "-c", &script]));
     assert!(truth.off_cpu > 500_000, "the quota was not kept: {truth:?}");
-    truth.check_busy(waited, &found.stacks);
 }
 
 /// A cgroup that may use a fifth of one CPU, in whichever version of the hierarchy has the `cpu`

@@ -1,6 +1,7 @@
 //! Programs that are recorded.
 
 use std::{
+    fs,
     io::{BufRead as _, BufReader, Read as _},
     process::{Child, ChildStdout, Command, Stdio},
 };
@@ -35,6 +36,19 @@ impl Target {
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The id of what it runs, as `unshare` in a PID namespace.
+    ///
+    /// # Panics
+    /// When it is not one process.
+    pub fn only_child(&self) -> String {
+        let pid = self.pid();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        let mut children = children.split_whitespace();
+        let child = children.next().unwrap_or_else(|| panic!("{pid} has no child")).to_owned();
+        assert_eq!(children.next(), None);
+        child
     }
 
     /// The next line that it says; empty at the end.

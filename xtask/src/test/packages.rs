@@ -23,6 +23,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("musl-tools", "static test programs with musl"),
     ("openssl", "certificates for the services of the tests"),
     ("procps", "pgrep, to see that nothing is left running"),
+    ("python3", "test programs in Python"),
     ("xz-utils", "xz, for test programs with packed symbols"),
 ];
 
