@@ -25,7 +25,7 @@ use crate::{
 const WINDOW: usize = PAYLOAD_WORDS - (PROOF_SPAN + KERNEL_PROOF_SPAN) / 8;
 const WINDOW_WORDS: usize = KERNEL_PROOF_SPAN / 8;
 const _: () = {
-    assert!(WINDOW_WORDS == 256, "a place in the window is one byte");
+    assert!(WINDOW_WORDS.is_power_of_two());
     assert!(KERNEL_PROOF_WORDS.is_power_of_two() && (MAX_KERNEL_FRAMES + 1).is_power_of_two());
 };
 /// Kernel and modules lie above (Documentation/arch/x86/x86_64/mm.rst).
@@ -71,7 +71,8 @@ pub fn proves(proof: &KernelProof, scratch: &mut Scratch, place: u64) -> bool {
         if at as u32 >= black_box(proof.words) {
             break;
         }
-        hash = mix(hash, scratch.words[WINDOW + proof.places[at] as usize]);
+        let place = proof.places[at] as usize & (WINDOW_WORDS - 1);
+        hash = mix(hash, scratch.words[WINDOW + place]);
     }
     hash == proof.hash
 }
@@ -187,9 +188,10 @@ extern "C" fn take_if_return(index: u32, number: *mut u32) -> i64 {
     // SAFETY: as above.
     let scratch = unsafe { &mut *scratch };
     let place = match scratch.again {
-        0 => index as usize & (WINDOW_WORDS - 1),
+        0 => index as usize,
         _ => scratch.kernel_proof.places[index as usize & (KERNEL_PROOF_WORDS - 1)] as usize,
     };
+    let place = place & (WINDOW_WORDS - 1);
     let word = scratch.words[WINDOW + place];
     if word < KERNEL_TEXT {
         return 0;
@@ -206,7 +208,7 @@ extern "C" fn take_if_return(index: u32, number: *mut u32) -> i64 {
     if taken >= KERNEL_PROOF_WORDS {
         return 1;
     }
-    scratch.kernel_proof.places[taken & (KERNEL_PROOF_WORDS - 1)] = place as u8;
+    scratch.kernel_proof.places[taken & (KERNEL_PROOF_WORDS - 1)] = place as u16;
     scratch.kernel_proof.hash = mix(scratch.kernel_proof.hash, word);
     scratch.kernel_proof.words = taken as u32 + 1;
     scratch.kernel_proof.span = (place as u32 + 1) * 8;

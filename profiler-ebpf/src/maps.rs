@@ -79,7 +79,7 @@ pub struct KernelProof {
     /// Bytes in which they lie, from where the task left its CPU.
     pub span: u32,
     /// Where they are, in words from there.
-    pub places: [u8; KERNEL_PROOF_WORDS],
+    pub places: [u16; KERNEL_PROOF_WORDS],
 }
 
 /// Where a walk read a register of its present frame.

@@ -332,7 +332,7 @@ pub const PROOF_SPAN: usize = 4096;
 /// The most words by which a kernel stack is recognized without unwinding it.
 pub const KERNEL_PROOF_WORDS: usize = 64;
 /// The most bytes of a kernel stack that they may lie in.
-pub const KERNEL_PROOF_SPAN: usize = 2048;
+pub const KERNEL_PROOF_SPAN: usize = 4096;
 
 /// Counters that the BPF programs keep (index in the counter map, one value a CPU).
 #[repr(u32)]
