@@ -214,7 +214,8 @@ fn record(
     let Prepared { scope, filter, target, command } = prepared;
     let wakers = plan.waits.is_some_and(|waits| waits.wakers);
     let known = if wakers { &Scope::Host } else { &scope };
-    let limits = Limits::of(known, plan.frequency).lowered(&plan.limits);
+    let limits = Limits::of(known, plan.frequency);
+    let limits = if plan.waits.is_some() { limits.for_waits() } else { limits };
     let settings = Settings {
         scope,
         filter,
@@ -224,7 +225,7 @@ fn record(
         kernel: collects_kernel(plan),
         measure: plan.stats.is_some(),
         labels: plan.labels,
-        limits,
+        limits: limits.lowered(&plan.limits),
         prepare: command.is_none(),
         title: plan.title.clone(),
         target,

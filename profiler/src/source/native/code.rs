@@ -3,10 +3,14 @@
 use std::os::unix::fs::FileExt as _;
 
 use super::{
+    frames::code_address,
     modules::Modules,
     regions::{Region, Regions, region_at},
 };
-use crate::{model::profile::ModuleKind, target::process::Proc};
+use crate::{
+    model::{frame::ModuleId, profile::ModuleKind},
+    target::process::Proc,
+};
 
 /// The code that a process has mapped.
 pub struct Code<'a> {
@@ -19,6 +23,19 @@ pub struct Code<'a> {
 }
 
 impl Code<'_> {
+    /// The region of a frame as a sample carries it.
+    #[must_use]
+    pub fn region(&self, frame: u64) -> Option<&Region> {
+        region_at(self.regions, code_address(frame).lookup())
+    }
+
+    /// The module at a frame whose rows are not there yet.
+    #[must_use]
+    pub fn pending(&self, frame: u64) -> Option<ModuleId> {
+        let module = self.region(frame)?.module;
+        self.modules.rows(module).are_pending().then_some(module)
+    }
+
     /// The 8 bytes at an address: of the file that is mapped there, else of the process's memory,
     /// while it lives.
     #[must_use]

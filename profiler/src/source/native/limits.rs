@@ -99,6 +99,9 @@ pub const PAGE: usize = 4096;
 /// From this frequency on, the buffer of samples is four times as large.
 const HIGH_FREQUENCY: u64 = 400;
 
+/// The least buffer of samples where waits are recorded.
+const WAITS_RING: usize = 8 << 20;
+
 /// The bounds of a recording.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits([usize; Bound::ALL.len()]);
@@ -142,6 +145,15 @@ impl Limits {
             let limit = &mut self.0[*bound as usize];
             *limit = value.max(bound.least()).min(*limit);
         }
+        self
+    }
+
+    /// These for a recording of waits: before the rows of what has just begun are there, each of its
+    /// waits has a copy of its stack.
+    #[must_use]
+    pub fn for_waits(mut self) -> Self {
+        let ring = &mut self.0[Bound::Ring as usize];
+        *ring = (*ring).max(WAITS_RING);
         self
     }
 

@@ -15,7 +15,6 @@ use rustc_hash::FxHashMap;
 
 use super::{
     code::Code,
-    frames::code_address,
     regions::{Region, region_at},
     rows::Rows,
 };
@@ -266,10 +265,6 @@ impl Process {
 }
 
 impl Code<'_> {
-    fn region(&self, frame: u64) -> Option<&Region> {
-        region_at(self.regions, code_address(frame).lookup())
-    }
-
     /// Whether the code at a frame was made at run time, and is followed.
     pub fn is_followed(&self, frame: u64) -> bool {
         let region = self.region(frame);

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use super::{
     Labels,
     code::Code,
-    frames::{Timer, code_address, is_in_exec, true_frames, truncation, user_frame},
+    frames::{Timer, is_in_exec, true_frames, truncation, user_frame},
     kept::{Keeping, Kept, Timed},
     limits::{Bound, Limits},
     modules::Modules,
     onward::Onward,
     order::follow_threads,
     processes::{NewMapping, Processes},
-    regions::{Regions, region_at, wire_mappings},
+    regions::{Regions, wire_mappings},
     samples::{Beyond, Sample},
     sideband::{Event, Record, SETTLE_NANOSECONDS},
     tables::{Storage, Tables},
@@ -302,7 +302,7 @@ impl<S: Storage> Recorder<S> {
             outcome => outcome,
         };
         if outcome == Outcome::RowsPending
-            && let Some(module) = self.pending_module(&walk, &regions)
+            && let Some(module) = code.pending(walk.frame())
         {
             self.modules.request(module);
             // It goes on from here.
@@ -335,11 +335,6 @@ impl<S: Storage> Recorder<S> {
             self.processes.touch(&[module]);
         }
         is_new
-    }
-
-    fn pending_module(&self, walk: &Walk, regions: &Regions) -> Option<ModuleId> {
-        let region = region_at(regions, code_address(walk.frame()).lookup())?;
-        self.modules.rows(region.module).are_pending().then_some(region.module)
     }
 
     fn wait(&mut self, waiting: Waiting) {
@@ -418,9 +413,7 @@ impl<S: Storage> Recorder<S> {
         for Waiting { sample, comm, regions, .. } in std::mem::take(&mut self.waiting) {
             self.intern(&sample, &comm, &regions, Some(Truncation::RowsPending));
         }
-        for (cause, n) in self.modules.losses().lost {
-            self.losses.lose(cause, n);
-        }
+        self.modules.losses().lost.into_iter().for_each(|(cause, n)| self.losses.lose(cause, n));
         let (stacks, timed) = self.kept.into_parts();
         Recorded {
             processes: self.processes.seen(),
