@@ -265,10 +265,10 @@ fn exec_in_the_midst_of_a_wait() {
     let stacks = &found.stacks;
     let own = below(stacks, "sleeps_before_exec");
     assert!((200_000..260_000).contains(&own), "{stacks}");
-    // New threads wait for a CPU first.
+    // New threads wait for a CPU first, and exec takes a while to end them.
     let new = stacks.filter(|stack| stack.frames.len() == 1 && leaf(stack) == RUNNABLE).total();
     let others = below(stacks, "waits_for_ever") + new;
-    assert!(others.abs_diff(3 * own) <= 3 * own / 50, "{others} us, not 3 times {own}:\n{stacks}");
+    assert!(others.abs_diff(3 * own) <= 3 * own / 20, "{others} us, not 3 times {own}:\n{stacks}");
 }
 
 /// Records a program that uses the CPU as far as it gets it, and checks what it waited. What a virtual
