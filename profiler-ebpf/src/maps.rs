@@ -63,6 +63,8 @@ pub struct Scratch {
     pub copied_at: u64,
     /// How much of them, since that time began.
     pub copied: u64,
+    /// How many there were in all.
+    pub copies: u64,
     /// The kernel frame whose return address is looked for.
     pub frame: u32,
     /// Whether words are taken from the proof that there is, and not from all of the stack.

@@ -223,7 +223,7 @@ pub fn is_for_host(outcome: u32) -> bool {
 }
 
 /// Copies the stack of the current task from the current frame on behind the frames, for the host
-/// to go on with: up to `most` bytes.
+/// to go on with: about `most` bytes, in whole pages.
 #[inline(always)]
 pub fn hand_up(scratch: &mut Scratch, most: u64) {
     hand_up_by(scratch, most, MAX_MISSED, |target, size, address| {

@@ -10,11 +10,14 @@ use crate::{
     sums::write_name,
 };
 
-/// log2 of the nanoseconds, some 134 ms, in which a CPU copies so much of stacks for the host:
+/// log2 of the nanoseconds, some 134 ms, in which a CPU copies so much of stacks that lead through
+/// made code:
 const COPY_TIME: u32 = 27;
 /// in bytes, with a page for each stack beside.
-const MAX_COPIED: u64 = 4 << 20;
-/// The most bytes of a stack that are copied while many wait for their reader.
+const MAX_COPIED: u64 = 2 << 20;
+/// The most of them that a CPU copies in a recording: each has a name of its own.
+const MAX_COPIES: u64 = 1 << 14;
+/// About how many bytes of a stack are copied at the most while many wait for their reader.
 const SMALL_COPY: u64 = 16 << 10;
 
 /// Whose stack it is.
@@ -46,8 +49,7 @@ pub fn make_known(
     let mut hash = mix(frames, u64::from(scratch.outcome));
     if is_for_host(scratch.outcome) {
         hash = mix(hash, here(scratch));
-        let is_followed = scratch.walk.mapping.kind == mapping_kind::FOLLOWED;
-        if is_followed && !is_sent(kind(hash)) && !may_copy(scratch) {
+        if is_followed(scratch) && !is_sent(kind(hash)) && !may_copy(scratch) {
             scratch.outcome = Outcome::NotCopied as u32;
             hash = mix(frames, u64::from(scratch.outcome));
         }
@@ -70,9 +72,15 @@ fn is_sent(stack: u64) -> bool {
     unsafe { STACKS.get(stack) }.is_some()
 }
 
-/// Whether another stack that leads through made code may be copied now. There is no bound to the
-/// rate of waits, as there is to what waits for unwind rows, and half of the ring buffer is for what
-/// was walked.
+/// Whether the host is to go on with a walk that stands in code made at run time.
+#[inline(always)]
+fn is_followed(scratch: &Scratch) -> bool {
+    scratch.outcome == Outcome::RowsPending as u32
+        && scratch.walk.mapping.kind == mapping_kind::FOLLOWED
+}
+
+/// Whether another stack that leads through made code may be copied now. What waits for unwind rows
+/// ends once they are there; this may not, and there is no bound to the rate of waits.
 #[inline(always)]
 fn may_copy(scratch: &mut Scratch) -> bool {
     // SAFETY: helper without preconditions.
@@ -80,24 +88,31 @@ fn may_copy(scratch: &mut Scratch) -> bool {
     if scratch.copied_at != now {
         (scratch.copied_at, scratch.copied) = (now, 0);
     }
-    scratch.copied < MAX_COPIED && waiting() < 2 * config::wake_bytes()
+    scratch.copied < MAX_COPIED
+        && scratch.copies < MAX_COPIES
+        && waiting() < 2 * config::wake_bytes()
 }
 
 #[inline(always)]
 fn send_new(scratch: &mut Scratch, stack: u64, owner: Owner) -> bool {
     scratch.header.copy_bytes = 0;
     scratch.header.copy_holes = 0;
+    let mut is_all = true;
     if is_for_host(scratch.outcome) {
-        let has_room = waiting() < config::wake_bytes();
-        hand_up(scratch, if has_room { MAX_STACK_COPY as u64 } else { SMALL_COPY });
-        scratch.copied += u64::from(scratch.header.copy_bytes) + STACK_PAGE;
+        is_all = waiting() < config::wake_bytes();
+        hand_up(scratch, if is_all { MAX_STACK_COPY as u64 } else { SMALL_COPY });
+        if is_followed(scratch) {
+            scratch.copied += u64::from(scratch.header.copy_bytes) + STACK_PAGE;
+            scratch.copies += 1;
+        }
     }
     fill_header(scratch, stack, owner);
     if !send(scratch) {
         count(Counter::StackUnsent, 1);
         return false;
     }
-    if STACKS.insert(stack, 1, 0).is_err() {
+    // A small copy may be too short: where it is met again, there may be more room.
+    if is_all && STACKS.insert(stack, 1, 0).is_err() {
         count(Counter::StackAgain, 1);
     }
     true

@@ -36,6 +36,8 @@ use crate::{
 
 /// A wait that is not wanted has no slot.
 const UNWANTED: u32 = SLOTS as u32;
+/// Not known yet.
+const UNKNOWN: u32 = UNWANTED + 1;
 /// No state to wait in.
 const DEAD: u32 = u32::MAX;
 
@@ -206,45 +208,72 @@ fn slot_of(ctx: &BtfTracePointContext, thread: &mut Thread, task: *const u8, sta
     }
     // SAFETY: as above.
     let kernel = unsafe { look(ctx, &mut *scratch) };
-    walk_anew(number, state, place, kernel)
+    let known = find_known(number, state, place, kernel);
+    if known != UNKNOWN {
+        return known;
+    }
+    walk_anew(number, place, kernel);
+    keep(number, state, kernel)
 }
 
-/// The slot of the stack that the current task waits in, which its last stacks do not tell: the
-/// kernel stack that is in scratch space `number` may be one of them still, otherwise it is walked.
-/// The kernel's verifier takes a global function by itself, with any arguments, so that they are
-/// numbers; without that it follows all of it once for each way that leads here, and gives up.
+/// What `switch_task` does where the last stacks do not tell at once: each a function of its own, with
+/// a stack of its own. The kernel's verifier takes global functions by themselves, with any arguments,
+/// so that these are numbers; without that it follows all of them once for each way that leads here,
+/// and gives up. The first: the slot of the stack whose kernel frames are in scratch space `number`, or
+/// [`UNKNOWN`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn walk_anew(number: u32, state: u32, place: u64, kernel: u64) -> u32 {
-    // SAFETY: helper without preconditions.
-    let task = unsafe { bpf_get_current_task_btf() }.cast_const().cast::<u8>();
-    let thread = THREADS.get(task);
-    let Some(scratch) = SCRATCH.get_ptr_mut(number) else { return UNWANTED };
-    if thread.is_null() {
-        return UNWANTED;
-    }
+extern "C" fn find_known(number: u32, state: u32, place: u64, kernel: u64) -> u32 {
+    let Some((task, thread, scratch)) = leaving(number) else { return UNWANTED };
     // SAFETY: the current task leaves this CPU, so what it carries is this CPU's.
     let thread = unsafe { &mut *thread };
-    if let Some(index) = find_by_kernel(thread, scratch, &top(task), state, kernel) {
-        let slot = &mut thread.slots[index as usize & (SLOTS - 1)];
-        // SAFETY: as in `slot_of`.
-        unsafe { kernel::refine(&mut slot.kernel_proof, &mut *scratch, number, task, place) };
-        return index;
-    }
+    let Some(index) = find_by_kernel(thread, scratch, &top(task), state, kernel) else {
+        return UNKNOWN;
+    };
+    let slot = &mut thread.slots[index as usize & (SLOTS - 1)];
+    // SAFETY: as in `slot_of`.
+    unsafe { kernel::refine(&mut slot.kernel_proof, &mut *scratch, number, task, place) };
+    index
+}
+
+/// The second: walks that stack.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn walk_anew(number: u32, place: u64, kernel: u64) -> u32 {
+    let Some((task, thread, scratch)) = leaving(number) else { return 0 };
     count(Counter::Walks, 1);
     if config::kernel_stacks() {
         // SAFETY: as in `slot_of`.
         unsafe { kernel::learn(&mut *scratch, number, task, place) };
     }
-    // SAFETY: as in `slot_of`.
+    // SAFETY: as in `slot_of` and above.
     unsafe {
-        (*scratch).hash = mix(mix(kernel, thread.exec_id), u64::from(thread.pid));
-        (*scratch).header.pid = thread.pid;
+        (*scratch).hash = mix(mix(kernel, (*thread).exec_id), u64::from((*thread).pid));
+        (*scratch).header.pid = (*thread).pid;
         if begin_proof(&mut *scratch, task) && begin_walk(&mut *scratch) {
             walk::<true>(number);
         }
-        remember(thread, &mut *scratch, kernel, state)
     }
+    0
+}
+
+/// The third: gives what was walked a slot.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn keep(number: u32, state: u32, kernel: u64) -> u32 {
+    let Some((_, thread, scratch)) = leaving(number) else { return UNWANTED };
+    // SAFETY: as in `slot_of` and above.
+    unsafe { remember(&mut *thread, &mut *scratch, kernel, state) }
+}
+
+/// The task that leaves this CPU, with what it carries, and the scratch space of this number.
+#[inline(always)]
+fn leaving(number: u32) -> Option<(*const u8, *mut Thread, *mut Scratch)> {
+    // SAFETY: helper without preconditions.
+    let task = unsafe { bpf_get_current_task_btf() }.cast_const().cast::<u8>();
+    let thread = THREADS.get(task);
+    let scratch = SCRATCH.get_ptr_mut(number)?;
+    (!thread.is_null()).then_some((task, thread, scratch))
 }
 
 /// The slot of a stack whose kernel frames are these, and whose user frames are proved.

@@ -19,6 +19,7 @@ pub struct KernelEnv<const PROVE: bool> {
 
 impl<const PROVE: bool> Env for KernelEnv<PROVE> {
     type Segment = *const u32;
+    const KNOWS_WAYS: bool = true;
 
     #[inline(always)]
     fn mapping(&self, index: u32) -> Option<&Mapping> {
@@ -72,7 +73,8 @@ impl<const PROVE: bool> Env for KernelEnv<PROVE> {
             (*self.scratch).place = [u64::from((*self.scratch).header.pid), address];
             &(*self.scratch).place
         };
-        // SAFETY: user space may change it meanwhile: where it leads is checked.
+        // SAFETY: user space may change it meanwhile, and its memory be used for another: where it
+        // leads is checked.
         unsafe { WAYS.get(place) }
     }
 

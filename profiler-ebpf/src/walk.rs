@@ -119,12 +119,18 @@ impl Walk {
         let [ip, sp, bp, bx, flags] = self.before;
         (self.registers.ip, self.registers.sp, self.registers.flags) = (ip, sp, flags);
         (self.registers.bp, self.registers.bx) = (bp, bx);
+        // Where it led to was looked up meanwhile: none is the last one used, but for its kind.
+        self.mapping.end = 0;
+        self.mapping.kind = mapping_kind::FOLLOWED;
         Outcome::RowsPending
     }
 
     /// The way out of the place in made code at which the walk stands, if the code is still the same.
     #[inline(always)]
     fn way<E: Env>(&mut self, env: &mut E) -> Option<Rule> {
+        if !E::KNOWS_WAYS {
+            return None;
+        }
         let Registers { ip, sp, bp, bx, flags, .. } = self.registers;
         let code = env.code(ip)?;
         let way = env.way(ip)?;
@@ -449,6 +455,7 @@ mod tests {
 
     impl Env for Made {
         type Segment = ();
+        const KNOWS_WAYS: bool = true;
 
         fn mapping(&self, index: u32) -> Option<&Mapping> {
             (index == 0).then_some(&MADE)
@@ -492,7 +499,10 @@ mod tests {
             let mut walk = Walk::new(registers, ProcessMappings { first: 0, len: 1 });
             let outcome = walk.step(&mut { made });
             let Registers { ip, sp, .. } = walk.registers;
-            assert!(outcome == Outcome::Walking || walk.registers == registers);
+            if outcome != Outcome::Walking {
+                assert_eq!((outcome, walk.registers), (Outcome::RowsPending, registers));
+                assert_eq!(walk.mapping.kind, mapping_kind::FOLLOWED);
+            }
             (outcome == Outcome::Walking).then_some([ip, sp])
         };
         let (call, jump) = (0xe8 << 24, 0xe9 << 24);

@@ -148,6 +148,11 @@ fn check_disk(mode: &[&str], name: &str) {
     truth.check(name, below(&found.stacks, name), &found.stacks);
 }
 
+/// Without threads that have not been in user mode yet: there is no memory where their stacks begin.
+fn begun(stacks: &Stacks) -> Stacks {
+    stacks.filter(|stack| !stack.has("ret_from_fork"))
+}
+
 /// Runs the program in one mode under `offcpu`: its stacks reach their roots, and each function waits
 /// in its state.
 #[track_caller]
@@ -156,11 +161,9 @@ fn check_stacks(stage: &Stage, mode: &[&str], expected: &[(&str, &str)]) -> Foun
     let command = [&["--", program.to_str().unwrap()], mode].concat();
     let found = record(stage, "offcpu", &command);
     let stacks = &found.stacks;
-    // A thread that is new, in execve(2) or exiting has no user stack. One that has not been in user
-    // mode yet has no memory where it should begin.
+    // A thread that is new, in execve(2) or exiting has no user stack.
     let has_user = |frame: &Frame| frame.kind != 'k' && !frame.name.starts_with('[');
-    let begun = stacks.filter(|stack| !stack.has("ret_from_fork"));
-    begun.complete().filter(|stack| stack.frames.iter().any(has_user)).rooted(ROOTS);
+    begun(stacks).complete().filter(|stack| stack.frames.iter().any(has_user)).rooted(ROOTS);
     assert_eq!(found.printed.lines().count(), expected.len(), "{mode:?}: {}", found.printed);
     for (name, state) in expected {
         let own = |stack: &Stack| stack.has(name) && ![*state, RUNNABLE].contains(&leaf(stack));
@@ -315,7 +318,7 @@ fn wall_clock_of_threads() {
     let stacks = &found.stacks;
     let all = below(stacks, "spins");
     assert!(all.abs_diff(truth.wall) <= truth.wall / 100, "{all} us, not {truth:?}:\n{stacks}");
-    stacks.complete();
+    begun(stacks).complete();
 }
 
 /// A quota of its cgroup keeps a program from running: it waits for a CPU.

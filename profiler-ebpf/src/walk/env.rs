@@ -10,6 +10,8 @@ pub trait Env {
     /// their tables that an epilogue has popped a register: what was saved below the stack pointer
     /// is not in the copy, but in the register again.
     const COPY: bool = false;
+    /// Ways out of code that was made at run time may be known.
+    const KNOWS_WAYS: bool = false;
 
     /// The mapping at this index of the mapping table.
     fn mapping(&self, index: u32) -> Option<&Mapping>;

@@ -87,6 +87,9 @@ impl Kept {
         };
         let known = Known { stack, cause };
         let SampleHeader { pid, tid, stack: name, .. } = sample.header;
+        if timed.known.len() >= self.most {
+            return Keeping::Refused;
+        }
         if name == 0 {
             let samples = timed.samples.entry(ThreadId { pid, tid }).or_default();
             *samples.entry(known).or_default() += 1;

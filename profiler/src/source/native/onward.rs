@@ -31,10 +31,10 @@ const MAX_PLACES: usize = 1 << 14;
 /// The most work of a round, in instructions that are followed: some ten milliseconds.
 const MAX_STEPS: usize = 1 << 17;
 /// The part of it that a process has in its first round.
-const FIRST_SHARE: usize = 8;
+const FIRST_SHARE: usize = 2;
 /// What reading a page, and a word, of a process's memory takes, in instructions.
 const PAGE_STEPS: usize = 32;
-const WORD_STEPS: usize = 8;
+const WORD_STEPS: usize = 4;
 /// After how many steps out of a process's code it is asked whether they led anywhere.
 const TRIALS: u32 = 64;
 /// One of so many must have.
@@ -43,8 +43,11 @@ const WORTHWHILE: u32 = 4;
 const JVM: &str = "/libjvm.so";
 
 /// The processes whose code is followed.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Onward {
+    /// Processes are given up where it leads nowhere. Not where each stack comes up but once: those
+    /// that lead nowhere come up more often.
+    gives_up: bool,
     processes: FxHashMap<u32, Process>,
     /// The ways that were found in this round.
     found: FxHashMap<Place, Way>,
@@ -71,6 +74,13 @@ struct Process {
 }
 
 impl Onward {
+    /// None is followed yet; `timed`: stacks belong to waits, and come up once.
+    #[must_use]
+    pub fn new(timed: bool) -> Self {
+        let (processes, found) = (FxHashMap::default(), FxHashMap::default());
+        Self { gives_up: !timed, processes, found }
+    }
+
     /// Makes one step out of code that was made at run time: by the first of its ways that leads to
     /// behind a call, in Java also to code that jumps to what it calls; else by frame pointer.
     pub fn step<E: Env>(&mut self, walk: &mut Walk, env: &mut E, code: &Code<'_>) -> Outcome {
@@ -120,7 +130,7 @@ impl Onward {
         let mut hopeless = Vec::new();
         self.processes.retain(|_, process| {
             process.left.set(share);
-            let is_due = process.tried >= TRIALS;
+            let is_due = self.gives_up && process.tried >= TRIALS;
             let is_hopeless = is_due && process.led.saturating_mul(WORTHWHILE) < process.tried;
             if is_due {
                 (process.tried, process.led) = (0, 0);

@@ -99,7 +99,7 @@ impl<S: Storage> Recorder<S> {
             waiting_bytes: 0,
             max_waiting: limits.get(Bound::Waiting),
             timer: Timer::default(),
-            onward: Onward::default(),
+            onward: Onward::new(timed),
         }
     }
 

@@ -15,7 +15,8 @@ pub enum Rows {
     None,
     /// The tables have no room for them.
     Refused,
-    /// There are none, and frame pointers lead astray: walks are handed up, and the code is followed.
+    /// There are none, and frame pointers lead astray: walks are handed up where no way is known, and
+    /// the code is followed.
     Followed,
     /// The same, but following it leads nowhere.
     Astray,

@@ -15,7 +15,7 @@ use memmap2::{MmapOptions, MmapRaw};
 use profiler_ebpf::wire::{
     MAX_WAYS, Mapping, PageRows, ProcessMappings, Row, Rule, SEGMENT_ROWS, Way,
 };
-use rustc_hash::FxHashSet;
+use rustc_hash::FxHashMap;
 
 use crate::source::native::tables::Storage;
 
@@ -81,8 +81,8 @@ pub struct MappedTables {
     outer: ArrayOfMaps<MapData, MapData>,
     processes: HashMap<MapData, u32, [u32; 2]>,
     ways: HashMap<MapData, [u64; 2], KernelWay>,
-    /// The places whose ways are there.
-    known: FxHashSet<[u64; 2]>,
+    /// What is there.
+    known: FxHashMap<[u64; 2], Way>,
 }
 
 impl MappedTables {
@@ -100,7 +100,7 @@ impl MappedTables {
             outer: maps.segments,
             processes: maps.processes,
             ways: maps.ways,
-            known: FxHashSet::default(),
+            known: FxHashMap::default(),
         })
     }
 
@@ -153,16 +153,19 @@ impl Storage for MappedTables {
 
     fn learn(&mut self, pid: u32, address: u64, way: Way) {
         let place = [u64::from(pid), address];
-        if self.known.len() >= MAX_WAYS && !self.known.contains(&place) {
+        if self.known.get(&place) == Some(&way) {
+            return;
+        }
+        if self.known.len() >= MAX_WAYS && !self.known.contains_key(&place) {
             // What is still gone by comes up again.
-            for place in self.known.drain() {
+            for (place, _) in self.known.drain() {
                 // It is there.
                 let _ = self.ways.remove(&place);
             }
         }
         // For want of memory it is not learned, and comes up again.
         if self.ways.insert(place, KernelWay(way), 0).is_ok() {
-            self.known.insert(place);
+            self.known.insert(place, way);
         }
     }
 
