@@ -28,11 +28,27 @@ fn slept(stacks: &Stacks, function: &str, by: impl Fn(&[&str]) -> bool) -> (u64,
     (all.total(), woken.total())
 }
 
-/// The kernel of a virtual machine may hide what happens while its agent has a CPU, from perf, too: a
-/// wait that ends then has no waker.
+/// Of how many recordings one must tell who ended nearly all waits: the kernel of a virtual machine may
+/// hide what happens while its agent has a CPU, from perf, too, and what it wakes then has no waker.
+const TRIES: usize = 3;
+
+/// Records until nearly all waits of each kind were ended as they should.
 #[track_caller]
-fn nearly_all((all, woken): (u64, u64), stacks: &Stacks) {
-    assert!(all > 100_000 && woken >= all - all / 8, "{woken} of {all} us:\n{stacks}");
+fn nearly_all<const N: usize>(
+    record: impl Fn() -> Stacks,
+    kinds: impl Fn(&Stacks) -> [(u64, u64); N],
+) -> Stacks {
+    let is_right = |(all, woken): (u64, u64)| all > 100_000 && woken >= all - all / 50;
+    let mut stacks = record();
+    for _ in 1..TRIES {
+        if !kinds(&stacks).into_iter().all(is_right) {
+            stacks = record();
+        }
+    }
+    for (all, woken) in kinds(&stacks) {
+        assert!(is_right((all, woken)), "{woken} of {all} us:\n{stacks}");
+    }
+    stacks
 }
 
 #[test]
@@ -42,21 +58,22 @@ fn threads_and_interrupts() {
     let program = program();
     for view in [&[][..], &["--user-only"], &["--threads"]] {
         let command = ["--", program.to_str().unwrap(), "condition"];
-        let found = stage.collect("offcpu", &[&["--wakers"], view, &command].concat());
-        let stacks = &found.stacks;
+        let args = [&["--wakers"], view, &command].concat();
         let produces = |waker: &[&str]| {
             // The other way round: what called comes behind.
             let at = |name| waker.iter().position(|frame| *frame == name);
             let last = waker.last() == Some(&"waits");
             last && at("produces") < at("main") && at("main") < at("_start")
         };
-        nearly_all(slept(stacks, "awaits_change", produces), stacks);
         // A timer, whatever it interrupted.
         let timer = |waker: &[&str]| {
             let kernel = waker.first() == Some(&"try_to_wake_up");
             waker.last() == Some(&"[interrupt]") && kernel != view.contains(&"--user-only")
         };
-        nearly_all(slept(stacks, "rests", timer), stacks);
+        nearly_all(
+            || stage.collect("offcpu", &args).stacks,
+            |found| [slept(found, "awaits_change", produces), slept(found, "rests", timer)],
+        );
     }
 }
 
@@ -73,12 +90,14 @@ fn another_process() {
     ]);
     let target = stage.start(shell.stderr(Stdio::null()));
     let cat = target.greeting().split_whitespace().nth(1).unwrap().to_owned();
-    let found = stage.collect("offcpu", &["--wakers", "--pid", &cat, "-d", "2"]);
-    let stacks = &found.stacks;
-    stacks.complete();
+    let args = ["--wakers", "--pid", &cat, "-d", "2"];
     let writes = |waker: &[&str]| {
         let wrote = waker.iter().any(|frame| frame.ends_with("write"));
         wrote && waker.contains(&"_start") && waker.last() == Some(&"bash")
     };
-    nearly_all(slept(stacks, "read", writes), stacks);
+    let stacks = nearly_all(
+        || stage.collect("offcpu", &args).stacks,
+        |found| [slept(found, "read", writes)],
+    );
+    stacks.complete();
 }

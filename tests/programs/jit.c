@@ -1,7 +1,8 @@
 /* Code made at run time: main calls it through `enters`, it calls back. It is named by a perf map,
  * or as the argument says: by a jitdump (dump), or not at all (none). With `frameless` it keeps no
- * frame pointer, and has none that can be used; with `frameless wait` what it calls waits, too. With `reuse MILLISECONDS` other
- * code is made at the same place again and again, as a jitdump tells, which is gone in the end. */
+ * frame pointer, and has none that can be used; with `frameless wait` what it calls waits, too. With
+ * `reuse MILLISECONDS` other code is made at the same place again and again, as a jitdump tells, which
+ * is gone in the end. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdio.h>
@@ -107,7 +108,8 @@ KEEP void reuse(unsigned char *at, const unsigned char *code, uint64_t size, uin
 }
 
 int main(int argc, char **argv) {
-    uint64_t target = (uint64_t)(argc > 2 && !strcmp(argv[2], "wait") ? called_to_wait : called_back);
+    int waits = argc > 2 && !strcmp(argv[2], "wait");
+    uint64_t target = (uint64_t)(waits ? called_to_wait : called_back);
     /* push %rbp; mov %rsp,%rbp; movabs $target,%rax; call *%rax; pop %rbp; ret */
     unsigned char code[] = {0x55, 0x48, 0x89, 0xe5, 0x48, 0xb8, 0, 0, 0,    0,
                             0,    0,    0,    0,    0xff, 0xd0, 0x5d, 0xc3};
@@ -137,7 +139,9 @@ int main(int argc, char **argv) {
     if (argc > 1 && !strcmp(argv[1], "dump")) {
         write_dump((uint64_t)memory + 64, code, sizeof code);
     }
-    if (argc > 2 && !strcmp(argv[1], "reuse")) reuse(memory + 64, code, sizeof code, strtoull(argv[2], 0, 10));
+    if (argc > 2 && !strcmp(argv[1], "reuse")) {
+        reuse(memory + 64, code, sizeof code, strtoull(argv[2], 0, 10));
+    }
     ready();
     for (;;) sink += enters((uint64_t(*)(uint64_t))(memory + 64), 50000);
 }

@@ -110,7 +110,8 @@ impl Onward {
     /// Notes a stack that the kernel walked to its root, by the ways that it knows if it leads
     /// through code that is followed.
     pub fn note_whole(&mut self, frames: &[u64], code: &Code<'_>) {
-        if let Some(process) = self.processes.get_mut(&code.pid)
+        if self.gives_up
+            && let Some(process) = self.processes.get_mut(&code.pid)
             && frames.iter().any(|frame| code.is_followed(*frame))
         {
             process.tried += 1;
