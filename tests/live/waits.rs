@@ -199,6 +199,16 @@ fn sleeps() {
     assert!((NAP_MS..1.5 * NAP_MS).contains(&longest), "{}", found.said);
 }
 
+/// Stacks that differ far above their stack pointers only, and are recognized without a walk.
+#[test]
+fn frames_beyond_a_page() {
+    require!(root(), tool("gcc"));
+    let names = ["goes_one_way", "goes_another_way"];
+    let found = check(&["room"], &names.map(|name| (name, SLEEPING)));
+    let [switches, walks] = ["switches", "walks"].map(|name| found.stats[name].as_u64().unwrap());
+    assert!(walks * 2 < switches, "{walks} walks of {switches}");
+}
+
 #[test]
 fn futexes() {
     require!(root(), tool("gcc"));

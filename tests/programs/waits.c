@@ -103,6 +103,35 @@ KEEP void sleeps(void) {
     }
 }
 
+/* --- far above the stack pointer ------------------------------------------------------------------- */
+
+/* What tells the two ways here apart lies above a frame of 16 KiB. */
+KEEP void rests_in_room(void) {
+    volatile char room[16 << 10];
+    room[0] = 1;
+    nap(2 * MILLISECOND);
+    (void)room[0];
+}
+
+KEEP void goes_one_way(void) {
+    struct moment began = now();
+    rests_in_room();
+    add(FIRST, "goes_one_way", began);
+}
+
+KEEP void goes_another_way(void) {
+    struct moment began = now();
+    rests_in_room();
+    add(SECOND, "goes_another_way", began);
+}
+
+static void rooms(void) {
+    for (int i = 0; i < 10 * ROUNDS; i++) {
+        if (i % 10 < 6) goes_one_way();
+        else goes_another_way();
+    }
+}
+
 /* --- futex: a convoy of threads, and a condition variable --------------------------------------- */
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -434,6 +463,7 @@ int main(int argc, char **argv) {
     alarm(120);
     begin_totals();
     if (!strcmp(mode, "sleep")) sleeps();
+    else if (!strcmp(mode, "room")) rooms();
     else if (!strcmp(mode, "mutex")) with_threads(4, convoy, 0);
     else if (!strcmp(mode, "condition")) with_threads(1, consumer, produces);
     else if (!strcmp(mode, "pipe") && !pipe(ends)) from_child(ends, reads_pipe);
