@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::{
-    numbers::{Row, Unit},
+    numbers::{Row, Unit, ours},
     parts::Context,
     tools,
 };
@@ -47,7 +47,7 @@ pub fn churn(context: &Context) -> Result<Vec<Row>> {
         subject: format!("200 starts a second, {seconds:.0} s"),
         figure,
         unit,
-        values: [value.into_iter().collect(), Vec::new(), Vec::new()],
+        values: ours(value.into_iter().collect()),
     };
     Ok(vec![
         row("peak memory", Unit::Megabytes, number("peak_rss_bytes").map(|bytes| bytes / 1e6)),

@@ -13,10 +13,10 @@ use anyhow::{Context as _, Result, bail};
 
 use super::{
     numbers::Row,
-    parts::{Context, completeness},
+    parts::{Context, Runs, completeness},
     perf_script::Frame,
     programs::folder,
-    tools::{Run, Subject, Tool},
+    tools::Subject,
 };
 use crate::shell::{self, command, root};
 
@@ -86,9 +86,9 @@ pub fn kinds(context: &Context) -> Result<Vec<Row>> {
         kind.compile(&program)?;
         for arguments in kind.arguments {
             let started = Started::start(&program, arguments, kind.roots)?;
-            let mut runs: [Vec<Run>; 3] = Default::default();
-            for tool in Tool::ALL {
-                runs[tool as usize].extend(context.record(tool, &started, settings));
+            let mut runs: Runs = Default::default();
+            for tool in &context.tools {
+                runs[*tool as usize].extend(context.record(*tool, &started, settings));
             }
             let subject = format!("{} {arguments}", kind.source());
             rows.push(completeness("kinds", subject.trim_end().to_owned(), &runs));
@@ -149,7 +149,9 @@ impl Subject for Started {
     }
 
     fn is_root(&self, frame: &Frame) -> bool {
-        ROOTS.iter().chain(self.roots).any(|root| *root == frame.symbol)
+        // samply leaves an underscore away.
+        let is = |root: &str| [Some(root), root.strip_prefix('_')].contains(&Some(&frame.symbol));
+        ROOTS.iter().chain(self.roots).any(|root| is(root))
     }
 }
 

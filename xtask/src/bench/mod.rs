@@ -1,5 +1,5 @@
-//! `cargo xtask bench cpu`: what a recording costs and what it gives, beside perf on the same
-//! programs; [`collectors`]: what collectors cost; [`off_cpu`]: what recording waits does. Benchmarks:
+//! `cargo xtask bench cpu`: what a recording costs and what it gives, beside perf, and samply if it is
+//! there, on the same programs; [`collectors`]: what collectors cost; [`off_cpu`]: what recording waits does. Benchmarks:
 //! they measure and assert nothing.
 //!
 //! Tools take turns within each round, so that what changes on the machine meanwhile meets all of
@@ -15,6 +15,7 @@ mod off_cpu;
 mod parts;
 mod perf_script;
 mod programs;
+mod samply;
 mod tools;
 
 use std::{fs, path::PathBuf, time::Instant};
@@ -76,7 +77,7 @@ fn cpu(options: &Options) -> Result<()> {
 
     let before = machine::Machine::look();
     let began = Instant::now();
-    let context = parts::Context { quick: options.quick, scratch };
+    let context = parts::Context { quick: options.quick, scratch, tools: tools::Tool::present() };
     let mut rows = Vec::new();
     for part in parts {
         eprintln!("{:4.0} s: {}", began.elapsed().as_secs_f64(), part.name);

@@ -91,7 +91,20 @@ pub fn line(points: &[(f64, f64)]) -> Option<(f64, f64)> {
 }
 
 /// Names of the tools, in the order of the columns.
-pub const TOOLS: [&str; 3] = ["flame-graph", "perf dwarf", "perf -g"];
+pub const TOOLS: [&str; 4] = ["flame-graph", "perf dwarf", "perf -g", "samply"];
+
+/// Measurements with each of [`TOOLS`].
+pub type Values = [Vec<f64>; TOOLS.len()];
+
+/// Measurements with ours only.
+pub fn ours(values: Vec<f64>) -> Values {
+    let mut all = Values::default();
+    all[0] = values;
+    all
+}
+
+/// What the others' medians over ours are called: of the tools behind ours, in that order.
+const RATIOS: [&str; 2] = ["dwarf/ours", "-g/ours"];
 
 /// One figure, as measured with each tool.
 #[derive(Clone, Debug)]
@@ -103,8 +116,7 @@ pub struct Row {
     /// What was measured.
     pub figure: &'static str,
     pub unit: Unit,
-    /// The measurements with each of [`TOOLS`].
-    pub values: [Vec<f64>; 3],
+    pub values: Values,
 }
 
 impl Row {
@@ -114,6 +126,10 @@ impl Row {
         let its = Spread::of(&self.values[tool])?.median;
         let ratio = its / ours;
         (ours > 0.0 && its > 0.0 && ratio.is_finite()).then_some(ratio)
+    }
+
+    fn has(&self, tool: usize) -> bool {
+        !self.values[tool].is_empty()
     }
 
     fn cells(&self) -> Vec<String> {
@@ -130,7 +146,7 @@ impl Row {
         cells.extend(values.map(|spread| spread.map_or_else(|| "–".to_owned(), show)));
         // Slowdowns and errors lie around nothing: a ratio of two of them is noise.
         let has_ratio = !matches!(self.unit, Unit::Percent | Unit::Points);
-        for tool in [1, 2] {
+        for tool in 1..=RATIOS.len() {
             let ratio = self.ratio(tool).filter(|_| has_ratio);
             cells.push(ratio.map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.2}×")));
         }
@@ -160,8 +176,14 @@ impl Row {
 pub fn table(rows: &[Row]) -> String {
     let mut lines = vec![vec!["part".to_owned(), "program".to_owned(), "figure".to_owned()]];
     lines[0].extend(TOOLS.iter().map(|tool| (*tool).to_owned()));
-    lines[0].extend(["dwarf/ours".to_owned(), "-g/ours".to_owned()]);
+    lines[0].extend(RATIOS.iter().map(|ratio| (*ratio).to_owned()));
     lines.extend(rows.iter().map(Row::cells));
+    // Nothing of a tool that is not there.
+    for tool in (0..TOOLS.len()).rev().filter(|tool| !rows.iter().any(|row| row.has(*tool))) {
+        for line in &mut lines {
+            line.remove(3 + tool);
+        }
+    }
     align(&lines)
 }
 
@@ -220,8 +242,8 @@ mod tests {
         let row =
             |unit, values| Row { part: "cost", subject: "p".to_owned(), figure: "f", unit, values };
         let rows = [
-            row(Unit::Milliseconds, [vec![2.0], vec![8.0, 9.0, 10.0], vec![]]),
-            row(Unit::Percent, [vec![0.1], vec![0.2], vec![0.3]]),
+            row(Unit::Milliseconds, [vec![2.0], vec![8.0, 9.0, 10.0], vec![], vec![]]),
+            row(Unit::Percent, [vec![0.1], vec![0.2], vec![0.3], vec![]]),
         ];
         let text = table(&rows);
         let lines: Vec<&str> = text.lines().collect();
@@ -246,7 +268,7 @@ mod tests {
             subject: "p".to_owned(),
             figure: "f",
             unit: Unit::Megabytes,
-            values: [vec![1.0, 3.0], vec![], vec![2.0]],
+            values: [vec![1.0, 3.0], vec![], vec![2.0], vec![]],
         };
         let json = row.to_json();
         assert_eq!(json["tools"]["flame-graph"]["median"], 2.0);

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 
 use super::{
     churn, filters, kinds,
-    numbers::{Row, Unit, line},
+    numbers::{self, Row, TOOLS, Unit, Values, line},
     programs::{self, Program, Running},
     tools::{self, Run, Settings, Subject, Tool},
 };
@@ -16,12 +16,13 @@ pub const NOTES: &str = "\
 slowdown: CPU time for the same work, against the same process beside which no tool runs
 tool CPU, peak memory: of the tool until its picture is written; for perf, of `perf record` and
   `perf script` (which is less than a picture: folding and drawing are not counted; of a whole
-  host it is run with --no-inline, because with inlined calls it can take minutes)
+  host it is run with --no-inline, because with inlined calls it can take minutes); samply's is
+  a profile with its symbols, which it cannot make of a whole host
 stop to picture: from the signal that ends a recording to its SVG; for perf, to `perf script`'s end
 start to first sample: on the samples' own clock; perf's includes the start of its process
-complete: reaches _start or the thread's start; the recorder's word for ours, and for perf the
-  address of the last frame compared with the program's entry point and thread roots
-kinds: the same of the programs of the live tests, for perf by the names of their roots
+complete: reaches _start or the thread's start; the recorder's word for ours, and for the
+  others the address of the last frame compared with the program's entry point and thread roots
+kinds: the same of the programs of the live tests, for the others by the names of their roots
 walk: run time of our BPF program as the kernel counts it, at 999 Hz, less its runs that found
   another process than the target
 churn: one recording of the whole host, with 200 processes that sleep and 200 a second that begin;
@@ -32,7 +33,12 @@ filters: run time of our BPF program by tick while every CPU runs what the filte
 pub struct Context {
     pub quick: bool,
     pub scratch: PathBuf,
+    /// Those that are there.
+    pub tools: Vec<Tool>,
 }
+
+/// The recordings of each tool.
+pub type Runs = [Vec<Run>; TOOLS.len()];
 
 impl Context {
     pub fn rounds(&self, all: usize, quick: usize) -> usize {
@@ -82,11 +88,9 @@ pub fn chosen(names: &[String]) -> Result<Vec<&'static Part>> {
     Ok(PARTS.iter().filter(is_chosen).collect())
 }
 
-type Values = [Vec<f64>; 3];
-
 /// A figure of each tool's runs.
-fn values(runs: &[Vec<Run>; 3], figure: impl Fn(&Run) -> Option<f64>) -> Values {
-    [0, 1, 2].map(|tool: usize| runs[tool].iter().filter_map(&figure).collect())
+fn values(runs: &Runs, figure: impl Fn(&Run) -> Option<f64>) -> Values {
+    runs.each_ref().map(|runs| runs.iter().filter_map(&figure).collect())
 }
 
 /// What a recording costs, at both rates.
@@ -107,18 +111,18 @@ fn host(context: &Context) -> Result<Vec<Row>> {
 
 fn costs(context: &Context, part: &'static str, settings: Settings) -> Result<Vec<Row>> {
     let program = programs::RECURSION_45;
-    let mut runs: [Vec<Run>; 3] = Default::default();
+    let mut runs: Runs = Default::default();
     let mut slowdowns: Values = Default::default();
     for _ in 0..context.rounds(if settings.host { 3 } else { 4 }, 1) {
         // One process for a round: where its code lies decides its speed too.
         let running = Running::start(&program, &context.scratch)?;
         let alone = running.rate(settings.window)?;
-        for tool in Tool::ALL {
-            let Some(run) = context.record(tool, &running, settings) else { continue };
+        for tool in context.tools.iter().filter(|tool| !settings.host || tool.records_hosts()) {
+            let Some(run) = context.record(*tool, &running, settings) else { continue };
             if let (Some(alone), Some(rate)) = (alone, run.rate) {
-                slowdowns[tool as usize].push((alone / rate - 1.0) * 100.0);
+                slowdowns[*tool as usize].push((alone / rate - 1.0) * 100.0);
             }
-            runs[tool as usize].push(run);
+            runs[*tool as usize].push(run);
         }
     }
     let subject = format!("{}, {} Hz", program.name, settings.frequency);
@@ -149,11 +153,11 @@ fn complete(context: &Context) -> Result<Vec<Row>> {
     let settings = context.settings(499, 0.8, 0.5);
     let mut rows = Vec::new();
     for program in programs::ALL {
-        let mut runs: [Vec<Run>; 3] = Default::default();
+        let mut runs: Runs = Default::default();
         for _ in 0..context.rounds(2, 1) {
             let running = Running::start(program, &context.scratch)?;
-            for tool in Tool::ALL {
-                runs[tool as usize].extend(context.record(tool, &running, settings));
+            for tool in &context.tools {
+                runs[*tool as usize].extend(context.record(*tool, &running, settings));
             }
         }
         rows.push(completeness("complete", program.name.to_owned(), &runs));
@@ -162,7 +166,7 @@ fn complete(context: &Context) -> Result<Vec<Row>> {
 }
 
 /// The share of stacks that reach their root.
-pub fn completeness(part: &'static str, subject: String, runs: &[Vec<Run>; 3]) -> Row {
+pub fn completeness(part: &'static str, subject: String, runs: &Runs) -> Row {
     let share = |run: &Run| (run.samples > 0.0).then(|| run.complete / run.samples * 100.0);
     let values = values(runs, share);
     Row { part, subject, figure: "complete stacks", unit: Unit::Percent, values }
@@ -174,11 +178,11 @@ const KNOWN_SHARES: [(&str, f64); 3] = [("half", 0.5), ("three_tenths", 0.3), ("
 /// How far the shares that a tool shows are from those that are known.
 fn shares(context: &Context) -> Result<Vec<Row>> {
     let settings = context.settings(999, 5.0, 3.0);
-    let mut runs: [Vec<Run>; 3] = Default::default();
+    let mut runs: Runs = Default::default();
     for _ in 0..context.rounds(3, 1) {
         let running = Running::start(&programs::SHARES, &context.scratch)?;
-        for tool in Tool::ALL {
-            runs[tool as usize].extend(context.record(tool, &running, settings));
+        for tool in &context.tools {
+            runs[*tool as usize].extend(context.record(*tool, &running, settings));
         }
     }
     Ok(vec![Row {
@@ -232,9 +236,9 @@ fn walk(context: &Context) -> Result<Vec<Row>> {
         subject: subject.to_owned(),
         figure,
         unit,
-        values: [ours, Vec::new(), Vec::new()],
+        values: numbers::ours(ours),
     };
-    let base = super::numbers::Spread::of(&bases).map_or(0.0, |spread| spread.median);
+    let base = numbers::Spread::of(&bases).map_or(0.0, |spread| spread.median);
     let mut rows = vec![
         row("another process", "a run that takes no sample", Unit::Nanoseconds, others),
         row("recursions", "a frame (slope)", Unit::Nanoseconds, slopes),

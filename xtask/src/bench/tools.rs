@@ -18,10 +18,10 @@ use rustix::{
 use serde_json::Value;
 
 use super::{
-    perf_script::{self, Frame},
-    programs,
+    perf_script::{self, Frame, Sample},
+    programs, samply,
 };
-use crate::shell::root;
+use crate::shell::{self, root};
 
 /// A tool, in the order of the table's columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,10 +29,34 @@ pub enum Tool {
     Ours,
     PerfDwarf,
     PerfFramePointer,
+    Samply,
 }
 
 impl Tool {
-    pub const ALL: [Self; 3] = [Self::Ours, Self::PerfDwarf, Self::PerfFramePointer];
+    /// Those that are there.
+    pub fn present() -> Vec<Self> {
+        let mut tools = vec![Self::Ours, Self::PerfDwarf, Self::PerfFramePointer];
+        if shell::succeeds(shell::command("samply").arg("--version")) {
+            if is_open_to_samply() {
+                tools.push(Self::Samply);
+            } else {
+                eprintln!(
+                    "samply is left out: it wants kernel.perf_event_paranoid to be 1 or less"
+                );
+            }
+        }
+        tools
+    }
+
+    pub fn records_hosts(self) -> bool {
+        self != Self::Samply
+    }
+}
+
+/// samply refuses to attach otherwise, also for root.
+fn is_open_to_samply() -> bool {
+    let value = fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").unwrap_or_default();
+    value.trim().parse().is_ok_and(|value: i32| value <= 1)
 }
 
 /// How a recording is made.
@@ -72,12 +96,39 @@ pub struct Run {
 }
 
 impl Run {
+    /// Adds the samples that `read` hands on.
+    fn read_samples(
+        &mut self,
+        program: &dyn Subject,
+        started: f64,
+        read: impl FnOnce(&mut dyn FnMut(&Sample)) -> Result<()>,
+    ) -> Result<()> {
+        let mut first = f64::INFINITY;
+        read(&mut |sample| {
+            first = first.min(sample.time);
+            self.samples += 1.0;
+            let ends = sample.root().is_some_and(|root| program.is_root(root));
+            self.complete += f64::from(u8::from(ends));
+            let mut names: Vec<&str> = sample.frames.iter().map(|f| f.symbol.as_str()).collect();
+            names.sort_unstable();
+            names.dedup();
+            for name in names {
+                *self.by_function.entry(name.to_owned()).or_default() += 1.0;
+            }
+        })?;
+        self.first_sample_ms = first.is_finite().then_some((first - started) * 1e3);
+        Ok(())
+    }
+
     /// A number of our `--stats`.
     pub fn stat(&self, name: &str) -> Option<f64> {
         self.stats.as_ref()?.get(name)?.as_f64()
     }
 }
 
+/// What samply writes; it names the second file by the first.
+const PROFILE: &str = "samply.json";
+const SYMBOLS: &str = "samply.syms.json";
 /// How tools end when all is well, as wait statuses: exit code 0; by SIGINT, as perf does; exit
 /// code 3, our way to say that nothing was caught.
 const ENDS: [i32; 3] = [0, 2, 3 << 8];
@@ -120,7 +171,14 @@ pub fn record(
     measured.interrupt();
     let mut cost = measured.wait()?;
     let mut run = Run { rate, ..Run::default() };
-    if tool == Tool::Ours {
+    if tool == Tool::Samply {
+        run.stop_to_picture_ms = stopped.elapsed().as_secs_f64() * 1e3;
+        let path = |name| scratch.join(name);
+        run.data_mb = fs::metadata(path(PROFILE))?.len() as f64 / 1e6;
+        let read = |name| fs::read_to_string(path(name)).context("samply wrote no profile");
+        let (profile, symbols) = (read(PROFILE)?, read(SYMBOLS)?);
+        run.read_samples(program, started, |each| samply::read(&profile, &symbols, each))?;
+    } else if tool == Tool::Ours {
         let stats = fs::read(scratch.join("stats.json")).context("flame-graph wrote no figures")?;
         let stats: Value = serde_json::from_slice(&stats)?;
         let number = |name| stats.get(name).and_then(Value::as_f64);
@@ -139,7 +197,8 @@ pub fn record(
         cost.cpu_ms += script.cpu_ms;
         cost.peak_mb = cost.peak_mb.max(script.peak_mb);
         run.data_mb = fs::metadata(scratch.join("perf.data"))?.len() as f64 / 1e6;
-        read_script(&mut run, program, started, &scratch.join("out"))?;
+        let script = BufReader::new(File::open(scratch.join("out"))?);
+        run.read_samples(program, started, |each| Ok(perf_script::read(script, each)?))?;
     }
     run.cpu_ms = cost.cpu_ms;
     run.peak_mb = cost.peak_mb;
@@ -195,6 +254,11 @@ fn command(tool: Tool, pid: u32, settings: Settings, scratch: &Path) -> Vec<Stri
     }
     let mut words: Vec<String> = Vec::new();
     let mut add = |more: &[&str]| words.extend(more.iter().map(|word| (*word).to_owned()));
+    if tool == Tool::Samply {
+        add(&["samply", "record", "--save-only", "--unstable-presymbolicate", "--rate"]);
+        add(&[&frequency, "--output", &path(PROFILE), "--pid", &pid]);
+        return words;
+    }
     // With build IDs from the kernel perf need not read all its data once more when it ends, and
     // without BPF events it does not crash here (6.1.187: `assertion failed at util/build-id.c`).
     add(&["perf", "record", "-q", "--buildid-mmap", "--no-bpf-event", "-k", "CLOCK_MONOTONIC"]);
@@ -213,24 +277,6 @@ fn script(host: bool, scratch: &Path) -> Vec<String> {
     let data = scratch.join("perf.data").display().to_string();
     let inline = if host { "--no-inline" } else { "--inline" };
     ["perf", "script", inline, "-F", "tid,time,ip,sym,dso", "-i", &data].map(str::to_owned).to_vec()
-}
-
-fn read_script(run: &mut Run, program: &dyn Subject, started: f64, path: &Path) -> Result<()> {
-    let mut first = f64::INFINITY;
-    perf_script::read(BufReader::new(File::open(path)?), |sample| {
-        first = first.min(sample.time);
-        run.samples += 1.0;
-        let ends = sample.root().is_some_and(|root| program.is_root(root));
-        run.complete += f64::from(u8::from(ends));
-        let mut names: Vec<&str> = sample.frames.iter().map(|f| f.symbol.as_str()).collect();
-        names.sort_unstable();
-        names.dedup();
-        for name in names {
-            *run.by_function.entry(name.to_owned()).or_default() += 1.0;
-        }
-    })?;
-    run.first_sample_ms = first.is_finite().then_some((first - started) * 1e3);
-    Ok(())
 }
 
 /// Samples below each function, from folded stacks.
@@ -361,5 +407,6 @@ mod tests {
         assert!(words(Tool::Ours, true).ends_with(" --all"));
         assert!(words(Tool::PerfDwarf, false).ends_with(" --call-graph dwarf -p 7"));
         assert!(words(Tool::PerfFramePointer, true).ends_with(" -g -a"));
+        assert!(words(Tool::Samply, false).ends_with(" --pid 7"));
     }
 }
