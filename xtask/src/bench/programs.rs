@@ -279,20 +279,25 @@ struct Root {
     addresses: (u64, u64),
     /// The first of them in the file.
     offset: u64,
+    /// The same from where the file begins in memory.
+    relative: u64,
 }
 
 impl Root {
     fn of(addresses: (u64, u64), maps: &[Mapping<'_>]) -> Option<Self> {
         let mapping = maps.iter().find(|m| (m.start..m.end).contains(&addresses.0))?;
         let offset = addresses.0 - mapping.start + mapping.offset;
-        Some(Self { path: mapping.path.to_owned(), addresses, offset })
+        let of_file = maps.iter().filter(|m| m.path == mapping.path);
+        let relative = addresses.0 - of_file.map(|m| m.start).min()?;
+        Some(Self { path: mapping.path.to_owned(), addresses, offset, relative })
     }
 
-    /// perf gives offsets in the file, or addresses where it does not know the file's symbols.
+    /// perf gives offsets in the file, or addresses where it does not know the file's symbols; samply
+    /// tells how far from where the file begins in memory.
     fn holds(&self, address: u64, file: &str) -> bool {
         let (from, to) = self.addresses;
-        let in_file = self.offset..self.offset + (to - from);
-        self.path == file && ((from..to).contains(&address) || in_file.contains(&address))
+        let mut starts = [from, self.offset, self.relative].into_iter();
+        self.path == file && starts.any(|start| (start..start + (to - from)).contains(&address))
     }
 }
 
@@ -329,13 +334,14 @@ mod tests {
     #[test]
     fn a_root_is_known_by_address_and_by_offset() {
         let maps = "00400000-00401000 r--p 00000000 00:10 1    /bin/x\n\
-                    7f00-7f20 r-xp 00000100 00:10 2    /bin/a b\n\
+                    7e00-7f00 r--p 00000000 00:10 2    /bin/a b\n\
+                    7f00-7f20 r-xp 00000080 00:10 2    /bin/a b\n\
                     8000-9000 rw-p 00000000 00:00 0\n";
         let maps: Vec<Mapping> = maps.lines().filter_map(Mapping::parse).collect();
-        assert_eq!(maps.len(), 2);
+        assert_eq!(maps.len(), 3);
         let root = Root::of((0x7f08, 0x7f0a), &maps).unwrap();
-        assert_eq!((root.path.as_str(), root.offset), ("/bin/a b", 0x108));
-        for address in [0x7f08, 0x7f09, 0x108, 0x109] {
+        assert_eq!((root.path.as_str(), root.offset), ("/bin/a b", 0x88));
+        for address in [0x7f08, 0x7f09, 0x88, 0x89, 0x108, 0x109] {
             assert!(root.holds(address, "/bin/a b"), "{address:#x}");
         }
         assert!(!root.holds(0x7f0a, "/bin/a b"));
