@@ -179,7 +179,7 @@ fn both_engines_find_the_same_shares() {
 
 /// Runs a copy of the profiler as the user nobody, in a folder that this user can write to.
 pub struct Unprivileged {
-    folder: tempfile::TempDir,
+    pub folder: tempfile::TempDir,
 }
 
 impl Unprivileged {
@@ -201,9 +201,16 @@ impl Unprivileged {
 
     /// A command as this user.
     pub fn command(&self, program: &std::path::Path) -> Command {
+        let mut command = self.privileged(&["--no-new-privs"]);
+        command.arg(program);
+        command
+    }
+
+    /// As this user, for whom programs may have capabilities.
+    pub fn privileged(&self, options: &[&str]) -> Command {
         let mut command = Command::new("setpriv");
-        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"]);
-        command.arg(program).stdin(Stdio::null()).current_dir(self.folder.path());
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).args(options);
+        command.stdin(Stdio::null()).current_dir(self.folder.path());
         command
     }
 
@@ -214,7 +221,11 @@ impl Unprivileged {
     fn run(&self, name: &str, options: &[&str], after: &[&str]) -> Ended {
         let mut command = self.command(&self.folder.path().join("flame-graph"));
         command.arg(name).args(options);
-        command.args(["-o", "stacks.folded", "--stats", "stats.json"]).args(after);
+        self.end(command.args(["-o", "stacks.folded", "--stats", "stats.json"]).args(after))
+    }
+
+    /// What it comes to when such a command records.
+    pub fn end(&self, command: &mut Command) -> Ended {
         let output = command.output().unwrap();
         let take = |name: &str| {
             let path = self.folder.path().join(name);

@@ -9,6 +9,7 @@ use std::{
 };
 
 use crate::{
+    engines::Unprivileged,
     require,
     support::{Build, Path, Stacks, Stage, record::Ended, root, tool},
 };
@@ -138,12 +139,90 @@ fn ends_of_recordings_by_perf() {
             stacks.at_least(20).complete();
             assert!(left(folder.path()).is_empty(), "{:?}", left(folder.path()));
         }
-        // Whatever became of us, perf does not go on.
-        let until = Instant::now() + Duration::from_secs(5);
-        while !perfs(folder.path()).is_empty() {
-            assert!(Instant::now() < until, "{signal}: perf goes on");
-            thread::sleep(Duration::from_millis(50));
-        }
+        // Whatever became of us.
+        does_not_go_on(folder.path());
+    }
+}
+
+#[track_caller]
+fn does_not_go_on(folder: &FilePath) {
+    let until = Instant::now() + Duration::from_secs(5);
+    while !perfs(folder).is_empty() {
+        assert!(Instant::now() < until, "perf goes on");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Where our own engines may not record, and perf may, as it has capabilities of its own: in the way
+/// in which administrators give it to a group of users (the kernel's "Perf events and tool security").
+#[test]
+fn waits_by_a_perf_with_capabilities() {
+    require!(root(), tool("gcc"), tool("setpriv"), tool("setcap"), tool("perf"), tool("pgrep"));
+    let user = Unprivileged::new();
+    let folder = user.folder.path();
+    let found = Command::new("sh").args(["-c", "command -v perf"]).output().unwrap();
+    let found = String::from_utf8(found.stdout).unwrap();
+    let perf = user.copy(FilePath::new(found.trim()), "perf");
+    let capabilities = "cap_perfmon,cap_sys_ptrace,cap_syslog,cap_dac_read_search=ep";
+    assert!(Command::new("setcap").arg(capabilities).arg(perf).status().unwrap().success());
+    let program = Build::new("gcc", "off-capable", "off_cpu.c").flags("-O2 -pthread").build();
+    let stage = Stage::take();
+    let target = stage.run(program);
+    let pid = target.pid().to_string();
+    let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
+    let command = |options: &[&str]| {
+        let mut command = user.privileged(&[]);
+        command.arg("./flame-graph").arg("offcpu").args(options).env("PATH", &path);
+        command.args(["-o", "stacks.folded", "--stats", "stats.json"]).env("TMPDIR", folder);
+        command
+    };
+    for scope in [&["--pid", &pid][..], &["--all", "--idle", "show"]] {
+        let ended = user.end(&mut command(&[scope, &["-d", "1.5"]].concat()));
+        assert_eq!(ended.code, Some(0), "{}", ended.said);
+        assert!(ended.said.contains("engine perf: "), "{}", ended.said);
+        let (stacks, stats) = (Stacks::parse(&ended.folded.unwrap()), ended.stats.unwrap());
+        assert_eq!((&stats["engine"], &stats["lost"]), (&"perf".into(), &serde_json::json!({})));
+        let stacks = stacks.of("off-capable");
+        let window = stats["window_us"].as_u64().unwrap();
+        let asleep = stacks.filter(|stack| {
+            stack.has("sleep_often") && stack.frames.last().unwrap().name == "[blocked]"
+        });
+        assert!((window * 9 / 10..=window).contains(&asleep.total()), "{stacks}");
+        asleep.complete().rooted(&["clone3", "__clone3", "start_thread"]);
+        // Two of its threads never move.
+        let unmoved = stacks.filter(|stack| stack.frames[0].name == "[sleeping]").total();
+        assert!(unmoved.abs_diff(2 * window) < window / 50, "{unmoved}, {window}: {stacks}");
+    }
+    let ended = user.end(&mut command(&["--all", "--comm", "off*", "-d", "1"]));
+    assert_eq!(ended.code, Some(1), "{}", ended.said);
+    assert!(ended.said.contains("--comm: perf events do not tell"), "{}", ended.said);
+    let mut profiler = command(&["--pid", &pid, "-d", "60"]);
+    let mut profiler = profiler.stderr(Stdio::null()).spawn().unwrap();
+    thread::sleep(Duration::from_millis(1500));
+    assert_eq!(perfs(folder).len(), 1, "perf records");
+    profiler.kill().unwrap();
+    profiler.wait().unwrap();
+    does_not_go_on(folder);
+}
+
+/// What perf tells of waits is drawn as what our own engines tell.
+#[test]
+fn waits_of_known_length_by_perf() {
+    require!(root(), tool("gcc"), tool("perf"));
+    let program = Build::new("gcc", "waits-perf", "waits.c").flags("-O2 -pthread").build();
+    let program = program.to_str().unwrap();
+    let stage = Stage::take();
+    let mut command = Command::new(tests::binary());
+    let args = ["--engine", "perf", "--", program, "lives"];
+    let ended = stage.command(command.arg("offcpu"), &args);
+    assert_eq!(ended.code, Some(0), "{}", ended.said);
+    let stacks = Stacks::parse(&ended.folded.unwrap());
+    assert!(ended.printed.lines().count() == 3, "{}", ended.printed);
+    for line in ended.printed.lines() {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let (name, off_cpu) = (words[0], words[1].parse::<u64>().unwrap());
+        let found = stacks.filter(|stack| stack.has(name)).total();
+        assert!(found.abs_diff(off_cpu) <= off_cpu / 50, "{name}: {found}, {off_cpu}:\n{stacks}");
     }
 }
 

@@ -128,8 +128,8 @@ pub struct OffCpu {
     /// Whom to record.
     #[command(flatten)]
     pub targets: Targets,
-    /// What records the switches: BPF programs, or perf events with copies of stacks where BPF cannot
-    /// be used
+    /// What records the switches: BPF programs, perf events with copies of stacks where BPF cannot be
+    /// used, or the program perf where only that may record
     #[arg(long, value_name = "ENGINE", value_enum)]
     pub engine: Option<Engine>,
     /// What to show.
@@ -194,10 +194,12 @@ pub enum Idle {
 /// The engines of native recordings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Engine {
-    /// eBPF, else perf events [default]
+    /// eBPF, else perf events; of waits else the program perf [default]
     Auto,
     /// eBPF
     Ebpf,
     /// Perf events
     PerfEvent,
+    /// The program perf, of waits
+    Perf,
 }

@@ -7,7 +7,7 @@ use crate::target::capabilities::{
     Capability, Container, Host, Kernel, Mounts, Namespace, Settings,
 };
 use crate::target::engine::advice::{self, Missing};
-use crate::target::engine::{Engine, EngineChoice, Scope, cpu_engine};
+use crate::target::engine::{Engine, EngineChoice, Scope, Task, engine};
 use crate::target::probe::{Feature, Outcome, Refusal};
 
 /// What `flame-graph doctor --json` prints.
@@ -134,7 +134,10 @@ fn feature((feature, outcome): (Feature, &Outcome)) -> FeatureReport {
 }
 
 fn engines(host: &Host) -> Vec<EngineReport> {
-    let cpu = cpu_engine(host);
+    let row = |command, task| {
+        let choice = engine(host, task);
+        EngineReport { command, usable: choice.engine != Engine::None, choice }
+    };
     let file = EngineChoice {
         engine: Engine::None,
         reason: "it reads files and needs nothing of the host".to_owned(),
@@ -142,7 +145,9 @@ fn engines(host: &Host) -> Vec<EngineReport> {
         kernel_frames: false,
     };
     vec![
-        EngineReport { command: "cpu", usable: cpu.engine != Engine::None, choice: cpu },
+        row("cpu", Task::Sample),
+        row("offcpu", Task::Time),
+        row("wall", Task::Time),
         EngineReport { command: "file", usable: true, choice: file },
     ]
 }

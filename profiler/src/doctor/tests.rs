@@ -79,8 +79,10 @@ fn the_fields_of_json_are_stable() {
     assert_eq!(keys(cpu), ["command", "engine", "kernel_frames", "reason", "scope", "usable"]);
     assert_eq!((&cpu["command"], &cpu["engine"]), (&"cpu".into(), &"ebpf".into()));
     assert_eq!((&cpu["scope"], &cpu["usable"]), (&"host".into(), &true.into()));
-    assert_eq!(json["engines"][1]["command"], "file");
-    assert_eq!(json["engines"][1]["usable"], true);
+    let commands = ["cpu", "offcpu", "wall", "file"];
+    for (engine, command) in json["engines"].as_array().unwrap().iter().zip(commands) {
+        assert_eq!((&engine["command"], &engine["usable"]), (&command.into(), &true.into()));
+    }
     assert_eq!(keys(&json["missing"][0]), ["cost", "needed", "remedy", "what"]);
 }
 
@@ -102,15 +104,17 @@ fn text_names_what_is_refused_and_why() {
         "not permitted to this user here",
         "✗ bpf_loop: this kernel does not take it\n",
         "the verifier on bpf_loop:\n      line one\n      line two\n",
-        "✗ cpu   no engine: ",
-        "✓ file  it reads files",
+        "✗ cpu    no engine: ",
+        "✗ offcpu no engine: ",
+        "✓ file   it reads files",
         "\nMissing\n",
         "remedy  run it as root",
     ] {
         assert!(text.contains(expected), "no {expected:?} in:\n{text}");
     }
     assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
-    assert_eq!(text.matches("not permitted to this user here").count(), 3, "{text}");
+    // Of BPF, of perf events, and as the reason of each subcommand.
+    assert_eq!(text.matches("not permitted to this user here").count(), 5, "{text}");
     assert!(!text.contains("Nothing that flame-graph needs is missing"));
 }
 
@@ -125,7 +129,7 @@ fn this_host_is_reported_both_ways() {
     let json: Value = serde_json::from_slice(&json).unwrap();
     let features = json["features"].as_array().unwrap();
     assert!(features.iter().all(|feature| feature.get("verifier_log").is_none()));
-    assert_eq!(json["engines"].as_array().unwrap().len(), 2);
+    assert_eq!(json["engines"].as_array().unwrap().len(), 4);
 }
 
 #[test]

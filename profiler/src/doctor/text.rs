@@ -22,7 +22,7 @@ pub(super) fn write(report: &Report, out: &mut dyn Write) -> io::Result<()> {
     features(report.features.iter().filter(|feature| !feature.bpf), out)?;
     writeln!(out, "\nEngines")?;
     for engine in &report.engines {
-        let start = format!("  {} {:<5} ", mark(engine.usable), engine.command);
+        let start = format!("  {} {:<6} ", mark(engine.usable), engine.command);
         wrapped(&start, &says(engine), out)?;
     }
     let (needed, unneeded): (Vec<&Missing>, Vec<&Missing>) =

@@ -1,4 +1,5 @@
-//! Which engine records, decided by trying: eBPF first, perf events where that fails.
+//! Which engine records, decided by trying: eBPF first, perf events where that fails, and of waits the
+//! program perf where these are refused, too.
 
 use anyhow::{anyhow, bail};
 
@@ -9,16 +10,17 @@ use crate::{
     source::{
         Source,
         native::{
-            Report, Scope, Settings, drive,
+            Report, Scope, Settings,
+            by_perf::{self, ByPerf},
+            drive,
             ebpf::source::{self as ebpf, EbpfEngine},
             perf_event::source::{self as perf_event, PerfEventEngine},
-            times::Waits,
         },
         session::Session,
     },
     target::{
         capabilities::Host,
-        engine::{self, EngineChoice},
+        engine::{self, EngineChoice, Task},
     },
 };
 
@@ -28,6 +30,8 @@ pub enum Running {
     Ebpf(Box<drive::Running<EbpfEngine>>),
     /// Perf events.
     PerfEvent(Box<drive::Running<PerfEventEngine>>),
+    /// `perf record`.
+    Perf(Box<ByPerf>),
 }
 
 impl Source for Running {
@@ -37,6 +41,7 @@ impl Source for Running {
         match self {
             Self::Ebpf(running) => running.record(session),
             Self::PerfEvent(running) => running.record(session),
+            Self::Perf(running) => running.record(session),
         }
     }
 }
@@ -46,15 +51,21 @@ impl Source for Running {
 /// # Errors
 /// One sentence on what no engine can do here, and what is possible instead.
 pub fn start(wanted: Option<cli::Engine>, settings: &Settings) -> anyhow::Result<Running> {
+    let asked = "it was asked for by --engine";
     if wanted == Some(cli::Engine::PerfEvent) {
         let running = by_perf_events(settings, None)?;
-        chosen("perf-event", "it was asked for by --engine");
+        chosen("perf-event", asked);
+        return Ok(running);
+    }
+    if wanted == Some(cli::Engine::Perf) {
+        let running = by_perf(settings)?;
+        chosen("perf", asked);
         return Ok(running);
     }
     let error = match ebpf::start(settings.clone()) {
         Ok(running) => {
             match wanted {
-                Some(cli::Engine::Ebpf) => chosen("ebpf", "it was asked for by --engine"),
+                Some(cli::Engine::Ebpf) => chosen("ebpf", asked),
                 Some(_) => chosen("ebpf", "every BPF feature that it needs works"),
                 None => {}
             }
@@ -66,12 +77,36 @@ pub fn start(wanted: Option<cli::Engine>, settings: &Settings) -> anyhow::Result
         return Err(error);
     }
     let host = Host::detect_for_cpu();
+    let task = if settings.waits.is_some() { Task::Time } else { Task::Sample };
     // What a feature lacks is clearer than what the kernel answered; where all seem to be there,
     // only the answer is left.
-    let why = engine::ebpf(&host).err().unwrap_or_else(|| format!("{error:#}"));
-    let running = by_perf_events(settings, Some((&host, &why)))?;
-    chosen("perf-event", &why);
-    Ok(running)
+    let why = engine::ebpf(&host, task).err().unwrap_or_else(|| format!("{error:#}"));
+    let error = match by_perf_events(settings, Some((&host, &why))) {
+        Ok(running) => {
+            chosen("perf-event", &why);
+            return Ok(running);
+        }
+        Err(error) => error,
+    };
+    // A perf with capabilities of its own may record all the same.
+    if settings.waits.is_none_or(|waits| waits.on_cpu) {
+        return Err(error);
+    }
+    match by_perf(settings) {
+        Ok(running) => {
+            chosen("perf", &format!("{error:#}"));
+            Ok(running)
+        }
+        Err(second) => bail!("{error:#}; {second:#}"),
+    }
+}
+
+/// Starts `perf record`.
+fn by_perf(settings: &Settings) -> anyhow::Result<Running> {
+    let note = check_waits(settings, true)?;
+    let running = by_perf::start(settings.clone())?;
+    say(format_args!("{note}"));
+    Ok(Running::Perf(Box::new(running)))
 }
 
 fn chosen(engine: &str, why: &str) {
@@ -99,17 +134,18 @@ fn by_perf_events(settings: &Settings, instead: Option<(&Host, &str)>) -> anyhow
              own processes, by --pid PID or `-- COMMAND`"
         );
     }
-    if let Some(waits) = settings.waits {
-        check_waits(settings, waits, kernel_frames)?;
-    }
+    let note = check_waits(settings, kernel_frames)?;
     if !settings.user && !kernel_frames {
         bail!("--kernel-only: this user may not see kernel frames; run as root");
     }
-    Ok(Running::PerfEvent(Box::new(perf_event::start(settings.clone(), kernel_frames)?)))
+    let running = perf_event::start(settings.clone(), kernel_frames)?;
+    say(format_args!("{note}"));
+    Ok(Running::PerfEvent(Box::new(running)))
 }
 
-/// What perf events tell of waits, and what they do not.
-fn check_waits(settings: &Settings, waits: Waits, kernel_frames: bool) -> anyhow::Result<()> {
+/// A note on what perf events do not tell of waits, if these are asked for.
+fn check_waits(settings: &Settings, kernel_frames: bool) -> anyhow::Result<String> {
+    let Some(waits) = settings.waits else { return Ok(String::new()) };
     let refused = [
         ("--wakers", waits.wakers),
         ("--state (but runnable)", waits.states.tells_reasons()),
@@ -123,9 +159,8 @@ fn check_waits(settings: &Settings, waits: Waits, kernel_frames: bool) -> anyhow
         true => "",
         false => "; where a thread waits is told to root only",
     };
-    say(format_args!(
+    Ok(format!(
         "note: by perf events all of a wait that is not for want of a CPU from its first moment on is \
          [blocked]{stacks}\n"
-    ));
-    Ok(())
+    ))
 }

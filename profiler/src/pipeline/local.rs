@@ -29,7 +29,7 @@ pub fn perf(plan: PerfPlan, common: &Common) -> anyhow::Result<Exit> {
         PerfTarget::Command(argv) => {
             let waiting = command::Waiting::start(&argv, None)?;
             let words: Vec<_> = argv.iter().map(|word| word.to_string_lossy()).collect();
-            (perf::Target::Process(waiting.pid), words.join(" "), Some(waiting))
+            (perf::Target::Command(waiting.pid), words.join(" "), Some(waiting))
         }
     };
     let end = End { expected: duration, limit: duration, command };

@@ -94,6 +94,11 @@ pub enum PlanError {
         /// What it needs.
         needs: &'static str,
     },
+    /// An engine that does not sample what runs.
+    #[error(
+        "--engine perf is an engine of `offcpu` only; `flame-graph perf` samples CPU time by perf"
+    )]
+    TimesOnly,
     /// No server to ask.
     #[error(
         "--debuginfod asks the servers that DEBUGINFOD_URLS names, and it names none; set it, and \

@@ -99,6 +99,7 @@ pub struct Debuginfod {
 pub fn cpu(cpu: cli::Cpu, host: &Host) -> Result<CpuPlan, PlanError> {
     let cli::Cpu { targets, frequency: hertz, engine, show, per_cpu, names, written, account } =
         cpu;
+    samples(engine)?;
     let view = view(&show)?;
     let frequency = frequency(&hertz, host)?;
     let given = targets.duration.as_deref().map(duration).transpose()?;
@@ -121,6 +122,14 @@ pub fn cpu(cpu: cli::Cpu, host: &Host) -> Result<CpuPlan, PlanError> {
         limits,
         stats: account.stats,
     })
+}
+
+/// Whether an engine samples what runs.
+fn samples(engine: Option<cli::Engine>) -> Result<(), PlanError> {
+    match engine {
+        Some(cli::Engine::Perf) => Err(PlanError::TimesOnly),
+        _ => Ok(()),
+    }
 }
 
 fn bounds(texts: &[String]) -> Result<Vec<(Bound, usize)>, PlanError> {
@@ -190,6 +199,7 @@ pub fn off_cpu(off_cpu: cli::OffCpu, host: &Host) -> Result<CpuPlan, PlanError> 
 /// The first contradiction or unusable value.
 pub fn wall(wall: cli::Wall, host: &Host) -> Result<CpuPlan, PlanError> {
     let cli::Wall { mut waits, frequency: hertz } = wall;
+    samples(waits.engine)?;
     let title = waits.written.title.take();
     let frequency = frequency(&hertz, host)?;
     let plan = off_cpu(waits, host)?;
@@ -418,7 +428,10 @@ mod tests {
         ] {
             assert_eq!(cpu(&format!("--engine {name}")).unwrap().engine, Some(engine));
         }
-        assert!(cpu("--engine perf").is_err());
+        assert!(cpu("--engine perf").unwrap_err().contains("`flame-graph perf`"));
+        assert!(timed("wall --engine perf").unwrap_err().contains("of `offcpu`"));
+        assert_eq!(timed("offcpu --engine perf").unwrap().engine, Some(cli::Engine::Perf));
+        assert!(cpu("--engine dtrace").is_err());
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod inspector;
 pub mod native;
 pub mod node;
 pub mod perf;
+pub mod perf_record;
 pub mod pprof;
 pub mod py_spy;
 pub mod session;

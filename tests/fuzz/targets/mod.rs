@@ -125,6 +125,8 @@ fn perf_scripts() {
     assert!(seeds("perf-script").iter().all(read));
     fuzz("perf-script", vec![], |bytes| {
         let _ = detect(bytes);
+        let mut threads = 0;
+        assert!(perf_script::read_switches(bytes, |moment| threads |= moment.tid).is_ok());
         let Ok(decoded) = perf_script::read(bytes, &options(bytes.len() % 2 == 0)) else { return };
         assert!(decoded.stacks.total(0) > 0);
     });

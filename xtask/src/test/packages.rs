@@ -14,6 +14,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("dwz", "test programs with supplementary debug files"),
     ("g++", "test programs in C++"),
     ("gcc", "test programs in C, and the linker that Rust uses"),
+    ("libcap2-bin", "setcap, for a perf with capabilities of its own"),
     ("libc6-dev", "headers and static libraries for the test programs"),
     ("libgmp-dev", "a library with hand-written functions"),
     ("linux-perf", "the peer that results are compared with"),

@@ -72,7 +72,8 @@ pub const IMPORTS: &[(&str, &[&str])] = &[
 /// The module whose children are implementations that must not know each other.
 pub const SOURCES: &str = "source";
 /// Its children that are no implementations, but what these have in common.
-pub const SHARED_BY_SOURCES: &[&str] = &["http", "inspector", "session", "websocket"];
+pub const SHARED_BY_SOURCES: &[&str] =
+    &["http", "inspector", "perf_record", "session", "websocket"];
 
 /// The README's first two commands: the program's main job, and the tests. `.ci/run` calls the
 /// second.

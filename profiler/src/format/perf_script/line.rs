@@ -10,7 +10,7 @@ pub struct Head<'a> {
     pub pid: Option<i64>,
     /// The thread, or the process where nothing tells which.
     pub tid: i64,
-    /// In microseconds.
+    /// In nanoseconds.
     pub time: Option<u64>,
     /// What was sampled, without its modifiers: `cpu-clock`.
     pub event: Option<&'a str>,
@@ -31,9 +31,40 @@ pub enum Record<'a> {
         pid: i64,
         /// The thread.
         tid: i64,
+        /// Because it runs another program.
+        exec: bool,
     },
+    /// A thread was made.
+    Made {
+        /// Its process.
+        pid: i64,
+        /// The thread.
+        tid: i64,
+        /// The thread that made it.
+        parent: i64,
+    },
+    /// A thread ended.
+    Ended {
+        /// Its process.
+        pid: i64,
+        /// The thread.
+        tid: i64,
+    },
+    /// The thread that the line begins with got a CPU, or left it.
+    Switched(Switch),
     /// Something else.
     Other,
+}
+
+/// What a thread does with a CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Switch {
+    /// It gets one.
+    In,
+    /// It leaves it, as it waits.
+    Out,
+    /// It leaves it and could go on.
+    Preempted,
 }
 
 /// A line of a stack: `ADDRESS SYMBOL+0xOFFSET (MODULE)`.
@@ -74,7 +105,7 @@ impl<'a> Head<'a> {
     }
 
     /// What the line tells that is no sample (`perf script --show-lost-events`,
-    /// `--show-task-events`); none: it is one.
+    /// `--show-task-events`, `--show-switch-events`); none: it is one.
     #[must_use]
     pub fn record(&self) -> Option<Record<'a>> {
         let (kind, rest) = match self.event {
@@ -84,15 +115,24 @@ impl<'a> Head<'a> {
         let kind = kind.strip_prefix(RECORD)?;
         let lost = |rest: &str| rest.strip_prefix("lost ")?.trim().parse().ok();
         let named = |rest: &'a str| {
-            let rest = rest.strip_prefix("exec: ").unwrap_or(rest);
+            let (rest, exec) = match rest.strip_prefix("exec: ") {
+                Some(rest) => (rest, true),
+                None => (rest, false),
+            };
             let (name, word) = rest.rsplit_once(':')?;
             let (pid, tid) = ids(word)?;
-            Some(Record::Named { name, pid: pid?, tid })
+            Some(Record::Named { name, pid: pid?, tid, exec })
         };
         let record = if kind.starts_with("LOST") {
             lost(rest).map(Record::Lost)
         } else if kind == "COMM" {
             named(rest)
+        } else if kind.starts_with("SWITCH") {
+            switch(rest).map(Record::Switched)
+        } else if let Some(pairs) = kind.strip_prefix("FORK") {
+            pairs_of(pairs).map(|((pid, tid), (_, parent))| Record::Made { pid, tid, parent })
+        } else if let Some(pairs) = kind.strip_prefix("EXIT") {
+            pairs_of(pairs).map(|((pid, tid), _)| Record::Ended { pid, tid })
         } else {
             None
         };
@@ -151,11 +191,14 @@ impl<'a> Line<'a> {
     #[must_use]
     pub fn in_kernel(&self) -> bool {
         const UPPER_HALF: u64 = 1 << 63;
+        // What perf writes where it cannot walk on, as the copy of the stack ended, or for want of
+        // tables.
+        const NOWHERE: u64 = u64::MAX;
         const OF_USERS: [&str; 7] =
             ["[vdso]", "[vdso32]", "[vsyscall]", "[unknown]", "[heap]", "[stack]", "[anon]"];
         let file = [".ko", ".ko.xz", ".ko.gz", ".ko.zst"];
         let bracketed = self.module.starts_with('[') && !OF_USERS.contains(&self.module);
-        let upper = self.address >= UPPER_HALF && self.module != "[vsyscall]";
+        let upper = (UPPER_HALF..NOWHERE).contains(&self.address) && self.module != "[vsyscall]";
         let name = self.module.rsplit('/').next().unwrap_or_default();
         let image = name.starts_with("vmlinux") || file.iter().any(|end| name.ends_with(end));
         bracketed || upper || image
@@ -214,6 +257,27 @@ fn ids(word: &str) -> Option<(Option<i64>, i64)> {
     }
 }
 
+/// `OUT preempt  next pid/tid: …`.
+fn switch(text: &str) -> Option<Switch> {
+    let mut words = text.split_whitespace();
+    match (words.next()?, words.next()) {
+        ("IN", _) => Some(Switch::In),
+        ("OUT", Some("preempt")) => Some(Switch::Preempted),
+        ("OUT", _) => Some(Switch::Out),
+        _ => None,
+    }
+}
+
+/// `(PID:TID):(PID:TID)`: a thread and its parent.
+fn pairs_of(text: &str) -> Option<((i64, i64), (i64, i64))> {
+    let pair = |text: &str| {
+        let (pid, tid) = text.split_once(':')?;
+        Some((pid.parse().ok()?, tid.parse().ok()?))
+    };
+    let (one, other) = text.strip_prefix('(')?.strip_suffix(')')?.split_once("):(")?;
+    Some((pair(one)?, pair(other)?))
+}
+
 /// Whether text begins with what perf writes behind the ids.
 fn follows_ids(rest: &str) -> bool {
     let mut words = Words::new(rest);
@@ -232,15 +296,15 @@ fn is_cpu(word: &str) -> bool {
     digits.is_some_and(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// `SECONDS.FRACTION:` in microseconds.
+/// `SECONDS.FRACTION:` in nanoseconds.
 fn time(word: &str) -> Option<u64> {
     let (seconds, fraction) = word.strip_suffix(':')?.split_once('.')?;
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     if !digits(seconds) || !digits(fraction) {
         return None;
     }
-    let fraction: String = fraction.chars().chain("000000".chars()).take(6).collect();
-    seconds.parse::<u64>().ok()?.checked_mul(1_000_000)?.checked_add(fraction.parse().ok()?)
+    let fraction: String = fraction.chars().chain("000000000".chars()).take(9).collect();
+    seconds.parse::<u64>().ok()?.checked_mul(1_000_000_000)?.checked_add(fraction.parse().ok()?)
 }
 
 /// `cycles:ppp` without the modifiers; `sched:sched_switch` as it is.

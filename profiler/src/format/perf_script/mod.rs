@@ -5,8 +5,10 @@
 //! A frame in no mapping is no frame: a frame pointer led astray. The stack is cut there and says so.
 
 mod line;
+mod stack;
 #[cfg(test)]
 mod tests;
+mod waits;
 
 use std::{
     collections::BTreeMap,
@@ -16,17 +18,18 @@ use std::{
 
 use rustc_hash::FxHashMap;
 
-use super::{
-    decoded::Decoded,
-    folded::{MAX_FRAMES, MAX_NAMES},
-};
+use super::{decoded::Decoded, folded::MAX_NAMES};
 use crate::model::{
-    frame::{Frame, FrameKind, RawFrame, file_name},
-    loss::{Loss, Truncation},
+    frame::RawFrame,
+    loss::Loss,
     metric::Metric,
     stacks::{StackId, Stacks},
 };
 use line::{Head, Line, Record};
+use stack::{Names, Open};
+
+pub use line::Switch;
+pub use waits::{Moment, Switches, What, read_switches};
 
 /// The rest of a longer line is passed over, in bytes: C++ has such names.
 const MAX_LINE: u64 = 1 << 20;
@@ -98,20 +101,28 @@ fn is_frame(rest: &str) -> bool {
 ///
 /// # Errors
 /// What is wrong with them.
-pub fn read(mut input: impl BufRead, options: &Options<'_>) -> Result<Decoded, PerfScriptError> {
+pub fn read(input: impl BufRead, options: &Options<'_>) -> Result<Decoded, PerfScriptError> {
     let mut reader = Reader::new(options);
+    each_line(input, |text| reader.line(text))?;
+    reader.finish()
+}
+
+/// Calls `each` with every line, without the blanks at its end.
+fn each_line(
+    mut input: impl BufRead,
+    mut each: impl FnMut(&str) -> Result<(), PerfScriptError>,
+) -> Result<(), PerfScriptError> {
     let mut line = Vec::new();
     loop {
         line.clear();
         if input.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)? == 0 {
-            break;
+            return Ok(());
         }
         if line.len() as u64 == MAX_LINE && line.last() != Some(&b'\n') {
             skip_line(&mut input)?;
         }
-        reader.line(&String::from_utf8_lossy(&line))?;
+        each(String::from_utf8_lossy(&line).trim_end())?;
     }
-    reader.finish()
 }
 
 /// Passes over the rest of a line.
@@ -137,16 +148,19 @@ enum Part {
     Frame(RawFrame),
 }
 
+impl From<RawFrame> for Part {
+    fn from(frame: RawFrame) -> Self {
+        Self::Frame(frame)
+    }
+}
+
 /// A sample while its lines come.
 #[derive(Default)]
 struct Sample {
     pid: i64,
     /// The thread, when threads are told apart.
     thread: Option<RawFrame>,
-    /// Indexes of frames, the leaf first.
-    frames: Vec<u32>,
-    /// More frames than are kept, or one in nothing.
-    cut: Option<Truncation>,
+    open: Open,
 }
 
 /// What is kept from line to line.
@@ -154,9 +168,7 @@ struct Reader<'a> {
     options: &'a Options<'a>,
     stacks: Stacks<Part>,
     sample: Option<Sample>,
-    /// Indexes into `frames` by what perf writes behind the address, in the kernel and outside.
-    names: FxHashMap<Box<str>, [u32; 2]>,
-    frames: Vec<Part>,
+    names: Names<Part>,
     /// Names of processes; whether it is the first thread's.
     processes: FxHashMap<i64, (Box<str>, bool)>,
     /// Samples by event.
@@ -174,8 +186,7 @@ impl<'a> Reader<'a> {
             options,
             stacks: Stacks::new(1),
             sample: None,
-            names: FxHashMap::default(),
-            frames: Vec::new(),
+            names: Names::new(),
             processes: FxHashMap::default(),
             events: BTreeMap::new(),
             event: options.event.map(Into::into),
@@ -187,15 +198,14 @@ impl<'a> Reader<'a> {
     }
 
     fn line(&mut self, text: &str) -> Result<(), PerfScriptError> {
-        let text = text.trim_end();
         if text.is_empty() {
             self.end();
         } else if let Some(head) = Head::parse(text) {
             self.end();
             match head.record() {
                 Some(Record::Lost(lost)) => self.lost = self.lost.saturating_add(lost),
-                Some(Record::Named { name, pid, tid }) => self.name(pid, tid, name),
-                Some(Record::Other) => {}
+                Some(Record::Named { name, pid, tid, .. }) => self.name(pid, tid, name),
+                Some(_) => {}
                 None => self.begin(&head),
             }
             if is_frame(head.rest)
@@ -250,45 +260,24 @@ impl<'a> Reader<'a> {
     }
 
     fn frame(&mut self, line: &Line<'_>) -> Result<(), PerfScriptError> {
-        let Some(sample) = &mut self.sample else { return Ok(()) };
-        if sample.cut.is_some() {
-            return Ok(());
+        match &mut self.sample {
+            Some(sample) => sample.open.add(line, &mut self.names),
+            None => Ok(()),
         }
-        let unmapped = line.is_unmapped() && !line.in_kernel();
-        if unmapped || sample.frames.len() >= MAX_FRAMES {
-            let cause = if unmapped { Truncation::UnknownMapping } else { Truncation::TooDeep };
-            sample.cut = Some(cause);
-            return Ok(());
-        }
-        let slot = usize::from(line.in_kernel());
-        let key = format!("{}\0{}", line.symbol, line.module);
-        let known = self.names.get(&*key).map_or(u32::MAX, |known| known[slot]);
-        let index = if known == u32::MAX {
-            let next = self.frames.len();
-            let index = u32::try_from(next).ok().filter(|_| next < MAX_NAMES);
-            let index = index.ok_or(PerfScriptError::TooManyNames)?;
-            self.frames.push(Part::Frame(RawFrame::Named(named(line))));
-            self.names.entry(key.into()).or_insert([u32::MAX; 2])[slot] = index;
-            index
-        } else {
-            known
-        };
-        sample.frames.push(index);
-        Ok(())
     }
 
     /// Ends a sample.
     fn end(&mut self) {
-        let Some(Sample { pid, thread, frames, cut }) = self.sample.take() else { return };
+        let Some(Sample { pid, thread, open }) = self.sample.take() else { return };
         let mut stack = self.stacks.push(StackId::ROOT, &Part::Process(pid));
         if let Some(thread) = thread {
             stack = self.stacks.push(stack, &Part::Frame(thread));
         }
-        if let Some(cause) = cut {
-            stack = self.stacks.push(stack, &Part::Frame(RawFrame::Truncated(cause)));
+        if let Some(truncated) = open.truncated() {
+            stack = self.stacks.push(stack, &truncated);
         }
-        for index in frames.into_iter().rev() {
-            stack = self.stacks.push(stack, &self.frames[index as usize]);
+        for frame in open.root_first(&self.names) {
+            stack = self.stacks.push(stack, frame);
         }
         self.stacks.add(stack, 0, 1);
         self.samples += 1;
@@ -336,43 +325,11 @@ impl<'a> Reader<'a> {
             let idle = self.idle;
             remarks.push(format!("{idle} samples of idle CPUs are not drawn; --idle shows them"));
         }
-        let span = self.span.map(|(first, last)| Duration::from_micros(last - first));
+        let span = self.span.map(|(first, last)| Duration::from_nanos(last - first));
         Ok(Decoded {
             duration: span.filter(|span| !span.is_zero()),
             remarks,
             ..Decoded::new(stacks, Metric::samples(), self.samples)
         })
     }
-}
-
-/// The frame of a line.
-fn named(line: &Line<'_>) -> Frame {
-    let kind = match line.module {
-        _ if line.in_kernel() => FrameKind::Kernel,
-        module if is_made_at_run_time(module) => FrameKind::Jit,
-        _ => FrameKind::Native,
-    };
-    let module = file_name(line.module);
-    let mut frame = if !line.is_unknown() {
-        Frame::symbol(line.symbol, kind)
-    } else if module.is_empty() || module.starts_with('[') {
-        let name = if module.is_empty() { "[unknown]" } else { module };
-        Frame::placeholder(name, kind)
-    } else {
-        Frame::placeholder(format!("[{module}]"), kind)
-    };
-    frame.inlined = line.is_inlined();
-    let known = !module.is_empty() && !line.is_inlined();
-    frame.module = known.then(|| module.into());
-    frame
-}
-
-/// `/tmp/perf-12.map` and `jitted-12-3.so`, as perf calls code that has no file.
-fn is_made_at_run_time(module: &str) -> bool {
-    let name = file_name(module);
-    let numbered = |before, after: &str| {
-        let middle = name.strip_prefix(before).and_then(|rest| rest.strip_suffix(after));
-        middle.is_some_and(|m| !m.is_empty() && m.bytes().all(|b| b.is_ascii_digit() || b == b'-'))
-    };
-    numbered("perf-", ".map") || numbered("jitted-", ".so") || module.starts_with("//anon")
 }

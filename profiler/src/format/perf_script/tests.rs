@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::{format::folded::MAX_FRAMES, model::loss::Truncation};
 
 const TEXT: &str = "\
 # ========
@@ -75,7 +76,7 @@ fn frames_of_all_kinds() {
 #[test]
 fn heads_with_whatever_fields() {
     let head = |line| Head::parse(line).map(|h| (h.comm, h.pid, h.tid, h.time, h.event, h.rest));
-    let (t, event) = (Some(1_500_000), Some("cycles"));
+    let (t, event) = (Some(1_500_000_000), Some("cycles"));
     for (line, expected) in [
         ("a 1/2 [003] 1.5:  77 cycles:u: ", Some(("a", Some(1), 2, t, event, ""))),
         ("a  2 1.5: cycles: ", Some(("a", None, 2, t, event, ""))),
@@ -140,6 +141,11 @@ fn a_frame_in_nothing_cuts_the_stack() {
     let recording = decoded.recording(metadata());
     assert_eq!((recording.samples, recording.complete), (1, 0));
     assert_eq!(recording.losses.truncated[&Truncation::UnknownMapping], 1);
+    let ended = "a 1/1 1.0: 1 cycles: \n\t 12 f (/x)\n\tffffffffffffffff [unknown] ([unknown])\n\n";
+    assert_eq!(lines(ended, &Options::default()), ["a;[truncated: unknown mapping];f 1"]);
+    // Code that the kernel was given at run time has no name at times.
+    let made = "a 1/1 1.0: 1 cycles: \n\tffffffffc0001234 [unknown] ([unknown])\n\t 12 f (/x)\n\n";
+    assert_eq!(lines(made, &Options::default()), ["a;f;[unknown]_[k] 1"]);
 }
 
 #[test]

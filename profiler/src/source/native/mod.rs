@@ -3,6 +3,7 @@
 //! * [`ebpf`] samples and walks in the kernel.
 //! * [`perf_event`] has the kernel copy registers and stacks, and walks here.
 //! * [`drive`] runs either of them from the start to the end of a recording.
+//! * [`by_perf`] has `perf record` time waits, where neither may.
 //! * [`sideband`] and [`processes`] follow processes and their mappings by perf side-band records.
 //! * [`modules`] keeps the mapped files, which [`open`] opens and [`compile`] makes rows of.
 //! * [`tables`] holds the walker's tables, in memory that the kernel side shares.
@@ -14,6 +15,7 @@
 //!   that the kernel handed up, for which it looks at [`code`], and names [`frames`], which are
 //!   [`kept`] as stacks. Through code that was made at run time they go [`onward`].
 
+pub mod by_perf;
 pub mod code;
 pub mod compile;
 pub mod drive;

@@ -201,7 +201,8 @@ impl Host {
     /// milliseconds.
     #[must_use]
     pub fn detect_for_cpu() -> Self {
-        Self::detect_with(&[&Feature::SAMPLING[..], &Feature::PERF_EVENT].concat(), false)
+        let needed = [&Feature::SAMPLING[..], &Feature::TIMING, &Feature::PERF_EVENT];
+        Self::detect_with(&needed.concat(), false)
     }
 
     /// Reads the host's files and tries features; when `verbose`, with the verifier's words on

@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use tempfile::TempDir;
 
 use super::*;
-use crate::target::engine::cpu_engine;
+use crate::target::engine::{Task, engine};
 
 fn host(files: &[(&str, &str)], links: &[(&str, &str)]) -> (TempDir, Roots) {
     let dir = tempfile::tempdir().unwrap();
@@ -184,5 +184,7 @@ fn this_host_is_known() {
     // The quick look comes to the same engine.
     let quick = Host::detect_for_cpu();
     assert!(quick.probes.iter().count() < Feature::ALL.len());
-    assert_eq!(cpu_engine(&quick), cpu_engine(&host));
+    for task in [Task::Sample, Task::Time] {
+        assert_eq!(engine(&quick, task), engine(&host, task));
+    }
 }

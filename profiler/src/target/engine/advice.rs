@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::super::capabilities::{Capability, Host, Lockdown, Namespace};
 use super::super::probe::Feature;
-use super::{EngineChoice, Scope, cpu_engine, forbidden};
+use super::{EngineChoice, Scope, Task, engine, forbidden};
 
 /// Something that is missing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -25,7 +25,7 @@ const DEFAULT_FREQUENCY: u64 = 99;
 /// Everything that is missing; what is needed first.
 #[must_use]
 pub fn missing(host: &Host) -> Vec<Missing> {
-    let choice = cpu_engine(host);
+    let choice = engine(host, Task::Sample);
     let mut list = Vec::new();
     kernel(host, &choice, &mut list);
     privileges(host, &choice, &mut list);
@@ -67,8 +67,7 @@ fn kernel(host: &Host, choice: &EngineChoice, list: &mut Vec<Missing>) {
         list.push(entry(&format!("of the kernel: {}", absent.join(", ")), &instead, remedy));
     }
     if host.kernel.btf && lacks(Feature::SleepableTaskIterator) {
-        let cost = "threads that sleep before a recording of waiting time begins have no user \
-                    frames for that first wait";
+        let cost = "waits are timed by perf events, which do not tell what a thread waits for";
         list.push(entry("sleepable task iterators", cost, "use Linux 6.1 or newer"));
     }
 }

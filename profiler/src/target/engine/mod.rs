@@ -58,10 +58,19 @@ pub struct EngineChoice {
     pub kernel_frames: bool,
 }
 
-/// The engine for `flame-graph cpu`: eBPF, else perf events, else none.
+/// What an engine is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Sample what runs (`cpu`).
+    Sample,
+    /// Time waits (`offcpu`, `wall`).
+    Time,
+}
+
+/// The engine for a task: eBPF, else perf events, else none.
 #[must_use]
-pub fn cpu_engine(host: &Host) -> EngineChoice {
-    let obstacle = match ebpf(host) {
+pub fn engine(host: &Host, task: Task) -> EngineChoice {
+    let obstacle = match ebpf(host, task) {
         Ok(choice) => return choice,
         Err(obstacle) => obstacle,
     };
@@ -81,8 +90,10 @@ pub fn cpu_engine(host: &Host) -> EngineChoice {
 /// # Errors
 ///
 /// What stands in its way, in a sentence without a full stop.
-pub fn ebpf(host: &Host) -> Result<EngineChoice, String> {
-    if let Some(feature) = Feature::SAMPLING.into_iter().find(|feature| !host.works(*feature)) {
+pub fn ebpf(host: &Host, task: Task) -> Result<EngineChoice, String> {
+    let timing = Feature::TIMING.into_iter().filter(|_| task == Task::Time);
+    let mut needed = Feature::SAMPLING.into_iter().chain(timing);
+    if let Some(feature) = needed.find(|feature| !host.works(*feature)) {
         return Err(obstacle(host, feature));
     }
     if !host.kernel.btf {

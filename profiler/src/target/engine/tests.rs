@@ -107,7 +107,7 @@ fn the_engine_by_what_works() {
         ),
         ("untried", Host::default(), Engine::None, Scope::Nothing, false, "not tried"),
     ] {
-        let choice = cpu_engine(&host);
+        let choice = super::engine(&host, Task::Sample);
         assert_eq!((choice.engine, choice.scope), (engine, scope), "{name}: {choice:?}");
         assert_eq!(choice.kernel_frames, kernel_frames, "{name}");
         assert!(choice.reason.contains(because), "{name}: {}", choice.reason);
@@ -119,6 +119,16 @@ fn the_engine_by_what_works() {
 fn needed(host: &Host) -> Vec<String> {
     let needed = missing(host).into_iter().filter(|missing| missing.needed);
     needed.map(|missing| missing.what).collect()
+}
+
+#[test]
+fn waits_take_more() {
+    let lacks = host(&[(Feature::BtfTracepointProgram, libc::EINVAL)]);
+    assert_eq!(engine(&lacks, Task::Sample).engine, Engine::Ebpf);
+    let choice = engine(&lacks, Task::Time);
+    assert_eq!((choice.engine, choice.scope), (Engine::PerfEvent, Scope::Host));
+    assert!(choice.reason.contains("tp_btf programs"), "{}", choice.reason);
+    assert_eq!(engine(&host(&[]), Task::Time).engine, Engine::Ebpf);
 }
 
 #[test]
@@ -185,5 +195,5 @@ fn what_others_need_is_told_as_such() {
     let list = missing(&bare);
     assert_eq!(list.len(), 5);
     assert!(list.iter().all(|missing| !missing.needed && missing.cost.starts_with("none")));
-    assert_eq!(cpu_engine(&bare).engine, Engine::Ebpf);
+    assert_eq!(engine(&bare, Task::Sample).engine, Engine::Ebpf);
 }

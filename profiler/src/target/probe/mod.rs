@@ -118,6 +118,9 @@ impl Feature {
         Self::HostSideBand,
     ];
 
+    /// What the eBPF engine uses beside that where it times waits.
+    pub const TIMING: [Self; 2] = [Self::BtfTracepointProgram, Self::SleepableTaskIterator];
+
     /// What the engine of perf events uses.
     pub const PERF_EVENT: [Self; 5] = [
         Self::HostCpuClock,

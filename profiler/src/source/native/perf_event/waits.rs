@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::Context as _;
 use perf_event_open_sys::bindings;
-use profiler_ebpf::threads::{stack, wait};
+use profiler_ebpf::threads::stack;
 use rustc_hash::{FxHashSet, FxHasher};
 
 use super::{
@@ -20,19 +20,17 @@ use super::{
     sample::Layout,
     source::lost_by,
 };
-use crate::{
-    source::native::{
-        Scope, Settings,
-        drive::now,
-        limits::{Bound, PAGE},
-        samples::Sample,
-        sideband::{self, Record, SETTLE_NANOSECONDS},
-        times::{
-            Sums, Waits,
-            ledger::{Ledger, Moment, What},
-        },
+use crate::source::native::{
+    Scope, Settings,
+    drive::now,
+    limits::{Bound, PAGE},
+    samples::Sample,
+    sideband::{self, Record, SETTLE_NANOSECONDS},
+    times::{
+        Sums, Waits,
+        counted::Counted,
+        ledger::{Ledger, Moment, What},
     },
-    target::process::Proc,
 };
 
 /// Bytes of each CPU's buffer of switches: of 40 bytes each there is room for 26,000.
@@ -58,34 +56,6 @@ pub struct Timer {
     end: Option<u64>,
     /// Samples and records that were lost.
     pub lost: Lost,
-}
-
-/// Whose time counts. Records tell of others, too: of the other threads of a process, and where a
-/// kernel lets children inherit events, of these.
-enum Counted {
-    All,
-    Processes(FxHashSet<u32>),
-    Threads(FxHashSet<u32>),
-}
-
-impl Counted {
-    fn of(scope: &Scope) -> Self {
-        match scope {
-            Scope::Processes { pids, children: false } => {
-                Self::Processes(pids.iter().copied().collect())
-            }
-            Scope::Threads { tids, .. } => Self::Threads(tids.iter().copied().collect()),
-            Scope::Host | Scope::Processes { .. } => Self::All,
-        }
-    }
-
-    fn has(&self, pid: u32, tid: u32) -> bool {
-        match self {
-            Self::All => true,
-            Self::Processes(pids) => pids.contains(&pid),
-            Self::Threads(tids) => tids.contains(&tid),
-        }
-    }
 }
 
 /// What was lost.
@@ -147,20 +117,7 @@ impl Timer {
         self.lost = Lost::default();
         // Nobody has taken in what was handed over while threads were attached to.
         self.known.clear();
-        let proc = Proc::new();
-        for pid in scope.pids(&proc) {
-            let Ok(process) = procfs::process::Process::new(pid as i32) else { continue };
-            if let Ok(comm) = proc.comm(pid) {
-                self.ledger.name(pid, &String::from_utf8_lossy(&comm));
-            }
-            for task in process.tasks().into_iter().flatten().flatten() {
-                let Ok(stat) = task.stat() else { continue };
-                let tid = stat.pid as u32;
-                if self.counted.has(pid, tid) {
-                    self.ledger.find(pid, tid, &stat.comm, state(stat.state));
-                }
-            }
-        }
+        self.counted.take_up(scope, &mut self.ledger);
     }
 
     /// What becomes readable when something is to be drained.
@@ -272,16 +229,4 @@ fn name_of(sample: &Sample) -> u64 {
     (&sample.kernel, sample.header.pid, registers.ip, registers.sp).hash(&mut hasher);
     (registers.bp, registers.bx, registers.general, &sample.stack).hash(&mut hasher);
     stack::of_wait(hasher.finish())
-}
-
-/// What a letter of proc_pid_stat(5) stands for; None: it runs, or could.
-fn state(letter: char) -> Option<u32> {
-    Some(match letter {
-        'R' => return None,
-        'D' => wait::UNINTERRUPTIBLE,
-        'T' => wait::STOPPED,
-        't' => wait::TRACED,
-        'I' | 'P' => wait::IDLE,
-        _ => wait::SLEEPING,
-    })
 }

@@ -1,8 +1,9 @@
 //! Where the time of threads goes: their waits, summed in the kernel by thread, stack and state.
 //!
 //! [`wire`] takes the records apart, [`Sums`] adds them up, [`draw`] makes stacks of them. [`ledger`]
-//! does the kernel's part of it where no BPF program can.
+//! does the kernel's part of it where no BPF program can, for the threads that are [`counted`].
 
+pub mod counted;
 pub mod draw;
 pub mod ledger;
 pub mod wire;
