@@ -106,11 +106,13 @@ impl Tool {
         })
     }
 
-    fn command(self, pids: &str, scratch: &Path) -> Command {
+    fn command(self, pids: &str, figures: bool, scratch: &Path) -> Command {
         if let Some(words) = self.our_words(pids) {
             let mut command = Command::new(binary());
             command.args(words).args(["-d", "600", "-o"]).arg(scratch.join("out.svg"));
-            command.arg("--stats").arg(scratch.join("stats.json"));
+            if figures {
+                command.arg("--stats").arg(scratch.join("stats.json"));
+            }
             return command;
         }
         let mut command;
@@ -135,13 +137,13 @@ impl Tool {
         command
     }
 
-    /// Starts recording; None: the tool is not there or does not run on this host.
+    /// Starts recording, ours with `figures`; None: the tool is not there or does not run on this host.
     ///
     /// # Errors
     /// When ours does not run.
-    pub fn start(self, pids: &[u32], scratch: &Path) -> Result<Option<Recording>> {
+    pub fn start(self, pids: &[u32], figures: bool, scratch: &Path) -> Result<Option<Recording>> {
         let pids: Vec<_> = pids.iter().map(ToString::to_string).collect();
-        let mut command = self.command(&pids.join(","), scratch);
+        let mut command = self.command(&pids.join(","), figures, scratch);
         command.stdin(Stdio::null()).stdout(File::create(scratch.join("out"))?);
         let child = command.stderr(File::create(scratch.join("said"))?).spawn();
         let child = match child {
@@ -151,7 +153,7 @@ impl Tool {
             }
             child => child.context("cannot start flame-graph")?,
         };
-        let mut recording = Recording { tool: self, child, scratch: scratch.to_owned() };
+        let mut recording = Recording { tool: self, child, figures, scratch: scratch.to_owned() };
         sleep(SET_UP);
         if recording.child.try_wait()?.is_some() {
             let said = recording.said();
@@ -169,6 +171,8 @@ impl Tool {
 pub struct Recording {
     tool: Tool,
     child: Child,
+    /// It is ours and tells its figures.
+    figures: bool,
     scratch: PathBuf,
 }
 
@@ -178,7 +182,7 @@ impl Recording {
         said.lines().last().unwrap_or_default().to_owned()
     }
 
-    /// Ends it; ours tells its figures.
+    /// Ends it; with its figures, where they were asked for.
     ///
     /// # Errors
     /// When it does not end, or ours fails.
@@ -196,11 +200,11 @@ impl Recording {
         };
         // It may be gigabytes.
         let _ = fs::remove_file(self.scratch.join("perf.data"));
-        if !self.tool.is_ours() {
-            return Ok(None);
-        }
-        if !status.success() {
+        if self.tool.is_ours() && !status.success() {
             bail!("{} failed: {}", self.tool.name(), self.said());
+        }
+        if !self.figures {
+            return Ok(None);
         }
         Ok(Some(serde_json::from_slice(&fs::read(self.scratch.join("stats.json"))?)?))
     }
