@@ -3,8 +3,7 @@
 
 use std::{
     fs,
-    process::Command,
-    sync::atomic::{AtomicBool, Ordering},
+    process::{Command, Stdio},
     thread,
     time::Duration,
 };
@@ -172,28 +171,46 @@ fn files_beyond_the_limits() {
     assert!(lost(&recorded, "too many mapped files") >= 1, "{}", recorded.said);
 }
 
+/// What is lost is said at once, and what runs is looked at again, so that it is known from then on.
 #[test]
 fn records_about_processes_that_are_lost() {
-    require!(root(), tool("gcc"));
+    require!(root(), tool("gcc"), tool("kill"));
     let stage = Stage::take();
-    let target = deep(&stage, 40);
-    let over = AtomicBool::new(false);
-    let recorded = thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                while !over.load(Ordering::Relaxed) {
-                    Command::new("true").status().unwrap();
-                }
-            });
+    let program = Build::new("gcc", "b-new", "calls.c").flags("-O2 -fomit-frame-pointer").build();
+    let folder = tempfile::tempdir().unwrap();
+    for wakers in [false, true] {
+        let mut command = Command::new(tests::binary());
+        command.current_dir(folder.path()).args(if wakers {
+            &["offcpu", "--wakers"][..]
+        } else {
+            &["cpu", "-F", "199"]
+        });
+        command.args(["--limit", "sideband-bytes=4096", "-d", "5", "-o", "out.folded"]);
+        command.args(["--stats", "stats.json"]).stderr(Stdio::null());
+        let mut profiler = command.spawn().unwrap();
+        let signal = |name: &str| {
+            let status = Command::new("kill").args([name, &profiler.id().to_string()]).status();
+            assert!(status.unwrap().success());
+        };
+        thread::sleep(Duration::from_millis(1500));
+        // Nobody reads the records meanwhile.
+        signal("-STOP");
+        for _ in 0..50 {
+            Command::new("true").status().unwrap();
         }
-        // Rarely sampled, the buffers are rarely looked at.
-        let args = ["-F", "19", "-d", "3"];
-        let recorded = bounded(&stage, "sideband-bytes=4096", &args);
-        over.store(true, Ordering::Relaxed);
-        recorded
-    });
-    assert!(lost(&recorded, "process records lost") > 0, "{}", recorded.said);
-    drop(target);
+        let targets: Vec<_> =
+            (0..2).map(|_| stage.start(Command::new(&program).args(["deep", "40"]))).collect();
+        signal("-CONT");
+        assert!(profiler.wait().unwrap().success());
+        drop(targets);
+        let read = |name| fs::read_to_string(folder.path().join(name)).unwrap();
+        let stats: serde_json::Value = serde_json::from_str(&read("stats.json")).unwrap();
+        assert!(stats["lost"]["process records lost"].as_u64() > Some(100), "{stats}");
+        let stacks = Stacks::parse(&read("out.folded"));
+        let stacks = stacks.of("b-new");
+        let whole = stacks.filter(|stack| stack.has("_start") && stack.has("main"));
+        assert!(stacks.total() > 0 && whole.total() * 2 > stacks.total(), "{stats}:\n{stacks}");
+    }
 }
 
 /// The kernel's limit of samples a second, put back when this is dropped.

@@ -22,6 +22,7 @@ use super::{
     hurry,
     modules::Modules,
     processes::{Interest, NewMapping, Processes},
+    recheck::Recheck,
     recorder::Recorder,
     samples::Sample,
     sideband::{Identity, Record},
@@ -109,6 +110,7 @@ pub struct Drained {
 pub struct Followed<S> {
     recorder: Recorder<S>,
     compiled: Arc<Wake>,
+    recheck: Recheck,
 }
 
 impl<S: Storage> Followed<S> {
@@ -129,9 +131,9 @@ impl<S: Storage> Followed<S> {
             settings.waits.is_some(),
             &settings.limits,
         );
-        let mut followed = Self { recorder, compiled };
-        let all = settings.wakers().then_some(&Scope::Host);
-        followed.add_running(all.unwrap_or(&settings.scope));
+        let mut followed = Self { recorder, compiled, recheck: Recheck::default() };
+        let proc = Proc::new();
+        followed.add_running(&proc, settings.followed().pids(&proc));
         if let Scope::Processes { pids, .. } | Scope::Threads { pids, .. } = &settings.scope
             && settings.prepare
         {
@@ -141,9 +143,8 @@ impl<S: Storage> Followed<S> {
     }
 
     /// Takes up what runs already. A process that ends meanwhile is simply not there.
-    fn add_running(&mut self, scope: &Scope) {
-        let proc = Proc::new();
-        for pid in scope.pids(&proc) {
+    fn add_running(&mut self, proc: &Proc, pids: Vec<u32>) {
+        for pid in pids {
             let (Ok(comm), Ok(threads), Ok(mappings)) =
                 (proc.comm(pid), proc.threads(pid), proc.executable_mappings(pid))
             else {
@@ -152,6 +153,25 @@ impl<S: Storage> Followed<S> {
             let comm = String::from_utf8_lossy(&comm).into_owned();
             self.recorder.add_process(pid, &comm, threads, mappings.into_iter().map(new_mapping));
         }
+    }
+
+    /// Where records about processes were lost, looks at these again.
+    fn recheck(&mut self, settings: &Settings) {
+        let lost = self.recorder.losses().lost.get(&Loss::SidebandLost).copied();
+        if !self.recheck.is_due(lost.unwrap_or_default()) {
+            return;
+        }
+        let proc = Proc::new();
+        let processes = self.recorder.processes();
+        processes.adopt(|pid| proc.descendants(pid).unwrap_or_default());
+        let mut pids: Vec<u32> = processes.pids().collect();
+        let gone = pids.iter().copied().filter(|pid| proc.comm(*pid).is_err());
+        let gone = self.recheck.long_gone(gone);
+        pids.extend(settings.followed().pids(&proc));
+        pids.sort_unstable();
+        pids.dedup();
+        self.add_running(&proc, pids);
+        self.recorder.forget(&gone);
     }
 
     /// Has the rows of the targets compiled, as far as that is soon done.
@@ -198,7 +218,7 @@ impl<E: Engine> Running<E> {
             self.wait(session)?;
             self.followed.compiled.clear();
             self.round(now());
-            let recorder = &self.followed.recorder;
+            let recorder = &mut self.followed.recorder;
             let lost = recorder.losses().lost_samples() + self.engine.lost();
             session.report(recorder.figures().samples, lost);
             if recorder.processes().all_ended() {
@@ -238,7 +258,10 @@ impl<E: Engine> Running<E> {
         let Drained { samples, records, unreadable } = self.engine.drain(are_waiting);
         recorder.lose(Loss::SidebandLost, unreadable);
         recorder.round(samples, records, now);
-        self.engine.forget(recorder.take_ended());
+        if now != u64::MAX {
+            self.followed.recheck(&self.settings);
+        }
+        self.engine.forget(self.followed.recorder.processes().take_ended());
     }
 
     /// The end: what still waits for rows gets some time.

@@ -4,7 +4,8 @@
 //! * [`perf_event`] has the kernel copy registers and stacks, and walks here.
 //! * [`drive`] runs either of them from the start to the end of a recording.
 //! * [`by_perf`] has `perf record` time waits, where neither may.
-//! * [`sideband`] and [`processes`] follow processes and their mappings by perf side-band records.
+//! * [`sideband`] and [`processes`] follow processes and their mappings by perf side-band records; where
+//!   these were lost, [`recheck`] tells when to look again.
 //! * [`modules`] keeps the mapped files, which [`open`] opens and [`compile`] makes rows of.
 //! * [`tables`] holds the walker's tables, in memory that the kernel side shares.
 //! * [`rows`] tells what is known of a module's unwind rows.
@@ -32,6 +33,7 @@ pub mod open;
 pub mod order;
 pub mod perf_event;
 pub mod processes;
+pub mod recheck;
 pub mod recorder;
 pub mod regions;
 pub mod ring;
@@ -153,6 +155,11 @@ impl Settings {
     #[must_use]
     pub fn wakers(&self) -> bool {
         self.waits.is_some_and(|waits| waits.wakers)
+    }
+
+    /// Whose processes are followed: of who ends waits everybody's.
+    fn followed(&self) -> &Scope {
+        if self.wakers() { &Scope::Host } else { &self.scope }
     }
 
     /// Whether what runs is sampled.

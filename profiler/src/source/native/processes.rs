@@ -159,7 +159,7 @@ impl Processes {
         self.mappings_seen
     }
 
-    /// Takes up a process that ran before the recording.
+    /// Takes up a process that runs; what was known of it before is out of date.
     pub fn add(
         &mut self,
         pid: u32,
@@ -173,10 +173,41 @@ impl Processes {
         }
         let mut process = Process::new(comm.into());
         process.threads.extend(threads);
-        self.seen += 1;
+        let before = self.processes.remove(&pid);
+        if let Some(before) = &before {
+            let Process { wanted, published, refused, .. } = *before;
+            process = Process { wanted, published, refused, ..process };
+            self.dirty.insert(pid);
+        } else {
+            self.seen += 1;
+        }
         self.processes.insert(pid, process);
         for mapping in mappings {
             self.map(pid, &mapping, modules);
+        }
+        for region in before.iter().flat_map(|before| before.regions.iter()) {
+            modules.release(region.module);
+        }
+    }
+
+    /// Follows what these processes have created, where that is asked for.
+    pub fn adopt(&mut self, descendants: impl Fn(u32) -> Vec<u32>) {
+        if let Interest::Only { pids, children: true } = &mut self.interest {
+            let more: Vec<u32> = pids.iter().flat_map(|pid| descendants(*pid)).collect();
+            pids.extend(more);
+        }
+    }
+
+    /// The processes that are followed and there, as far as is known.
+    pub fn pids(&self) -> impl Iterator<Item = u32> {
+        self.processes.keys().copied()
+    }
+
+    /// A process has ended, whatever records say.
+    pub fn forget<S: Storage>(&mut self, pid: u32, modules: &mut Modules, tables: &mut Tables<S>) {
+        if let Some(process) = self.processes.get_mut(&pid) {
+            process.threads.clear();
+            self.exit(pid, pid, modules, tables);
         }
     }
 

@@ -103,7 +103,7 @@ impl<S: Storage> Recorder<S> {
         }
     }
 
-    /// Takes up a process that ran before the recording.
+    /// Takes up a process that runs.
     pub fn add_process(
         &mut self,
         pid: u32,
@@ -120,13 +120,14 @@ impl<S: Storage> Recorder<S> {
     }
 
     /// The processes.
-    pub fn processes(&self) -> &Processes {
-        &self.processes
+    pub fn processes(&mut self) -> &mut Processes {
+        &mut self.processes
     }
 
-    /// The processes that were followed as others' children and have ended since the last call.
-    pub fn take_ended(&mut self) -> Vec<u32> {
-        self.processes.take_ended()
+    /// These processes have ended.
+    pub fn forget(&mut self, pids: &[u32]) {
+        pids.iter()
+            .for_each(|pid| self.processes.forget(*pid, &mut self.modules, &mut self.tables));
     }
 
     /// What was found so far.
@@ -154,7 +155,6 @@ impl<S: Storage> Recorder<S> {
     }
 
     /// Whether samples wait for rows that are being compiled.
-    #[must_use]
     pub fn is_waiting(&self) -> bool {
         !self.waiting.is_empty() && self.modules.is_compiling()
     }

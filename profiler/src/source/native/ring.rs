@@ -46,6 +46,23 @@ impl PerfRing {
         }
     }
 
+    /// Whether a record of so many bytes may have found no room since the last time the buffer was
+    /// emptied.
+    pub fn may_lack(&self, bytes: usize) -> bool {
+        let (head, tail) = self.positions();
+        let used = head.load(Ordering::Acquire).wrapping_sub(tail.load(Ordering::Relaxed));
+        used.saturating_add(bytes as u64) > self.data_size as u64
+    }
+
+    /// Records for which there was no room, from the first on; None: the kernel (before 6.0) does not
+    /// tell, or the event was not opened with `PERF_FORMAT_LOST` alone.
+    pub fn lost(&self) -> Option<u64> {
+        let mut words = [0; 16];
+        let read = rustix::io::read(&self.fd, &mut words).ok()?;
+        let lost = words.last_chunk::<8>().filter(|_| read == words.len())?;
+        Some(u64::from_ne_bytes(*lost))
+    }
+
     /// Hands every record that is there to `each`: its type, its misc bits and its body.
     pub fn drain(&mut self, mut each: impl FnMut(u32, u16, &[u8])) {
         let mut scratch = std::mem::take(&mut self.scratch);

@@ -79,8 +79,12 @@ pub enum Identity {
 
 /// The side-band of all CPUs.
 pub struct Sideband {
-    rings: Vec<PerfRing>,
+    /// With how many records each had no room for.
+    rings: Vec<(PerfRing, u64)>,
 }
+
+/// Bytes of the longest record: a path takes the most (PATH_MAX).
+const LONGEST: usize = 4096 + 256;
 
 impl Sideband {
     /// Opens one event on each of these CPUs, with a buffer of so many bytes (pages, a power of
@@ -92,21 +96,32 @@ impl Sideband {
     pub fn open(cpus: &[u32], bytes: usize) -> io::Result<Self> {
         let mut rings = Vec::with_capacity(cpus.len());
         for cpu in cpus {
-            rings.push(PerfRing::new(open_dummy(*cpu, bytes)?, bytes / PAGE)?);
+            rings.push((PerfRing::new(open_dummy(*cpu, bytes)?, bytes / PAGE)?, 0));
         }
         Ok(Self { rings })
     }
 
     /// The events, to poll.
     pub fn fds(&self) -> impl Iterator<Item = &OwnedFd> {
-        self.rings.iter().map(PerfRing::fd)
+        self.rings.iter().map(|(ring, _)| ring.fd())
     }
 
     /// Appends what is there to `records`, CPU by CPU. Gives how many could not be decoded.
     pub fn drain(&mut self, records: &mut Vec<Record>) -> u64 {
         let mut malformed = 0;
-        for ring in &mut self.rings {
+        for (ring, known) in &mut self.rings {
+            // The kernel tells of a loss by a record only with the next one, which may be long after. To
+            // ask it takes an interrupt of that CPU.
+            if ring.may_lack(LONGEST)
+                && let Some(lost) = ring.lost()
+            {
+                let event = Event::Lost(lost.saturating_sub(*known));
+                records.push(Record { time: 0, pid: 0, tid: 0, event });
+                *known = lost;
+            }
+            let asked = *known > 0;
             ring.drain(|kind, misc, body| match decode(kind, misc, body) {
+                Ok(Some(Record { event: Event::Lost(_), .. })) if asked => {}
                 Ok(Some(record)) => records.push(record),
                 Ok(None) => {}
                 Err(Malformed) => malformed += 1,
@@ -119,6 +134,7 @@ impl Sideband {
 fn open_dummy(cpu: u32, bytes: usize) -> io::Result<OwnedFd> {
     let mut attr = software(bindings::PERF_COUNT_SW_DUMMY, bytes);
     follow(&mut attr);
+    attr.read_format = u64::from(bindings::PERF_FORMAT_LOST);
     open_event(&mut attr, -1, cpu)
 }
 
@@ -150,7 +166,8 @@ pub(super) fn follow(attr: &mut bindings::perf_event_attr) {
 }
 
 /// Opens an event of a thread (0: the calling one, -1: all) on a CPU. Older kernels lack build IDs
-/// (before 5.12) and the inheritance by threads alone (before 5.13): it does without.
+/// (before 5.12), the inheritance by threads alone (before 5.13) and the count of lost records (before
+/// 6.0): it does without.
 pub(super) fn open_event(
     attr: &mut bindings::perf_event_attr,
     tid: i32,
@@ -164,10 +181,11 @@ pub(super) fn open_event(
         return Ok(unsafe { OwnedFd::from_raw_fd(fd) });
     }
     let error = io::Error::last_os_error();
-    let newer = attr.build_id() != 0 || attr.inherit_thread() != 0;
+    let newer = attr.build_id() != 0 || attr.inherit_thread() != 0 || attr.read_format != 0;
     if error.raw_os_error() == Some(libc::EINVAL) && newer {
         attr.set_build_id(0);
         attr.set_inherit_thread(0);
+        attr.read_format = 0;
         return open_event(attr, tid, cpu);
     }
     Err(error)

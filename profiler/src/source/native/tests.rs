@@ -197,6 +197,30 @@ fn a_child_has_its_parents_mappings_until_it_ends() {
 }
 
 #[test]
+fn what_is_looked_at_again_is_up_to_date() {
+    let only = Interest::Only { pids: FxHashSet::from_iter([10]), children: true };
+    let mut followed = Followed::new(only, &[]);
+    assert_eq!(followed.publish(&[10]), 1);
+    // The records of an exec and of a child were lost.
+    let Followed { processes, modules, .. } = &mut followed;
+    processes.adopt(|pid| if pid == 10 { vec![11, 12] } else { vec![] });
+    processes.add(10, "q", [10], [anonymous(0x9000, 4)], modules);
+    processes.add(12, "child", [12], [], modules);
+    processes.add(20, "other", [20], [], modules);
+    let mut pids: Vec<u32> = processes.pids().collect();
+    pids.sort_unstable();
+    assert_eq!((pids, processes.seen()), (vec![10, 12], 2));
+    let process = processes.get(10).unwrap();
+    assert_eq!((&*process.comm, process.regions.len()), ("q", 1));
+    assert_eq!(followed.publish(&[]), 1, "the kernel side knows it still");
+    let Followed { processes, modules, tables, .. } = &mut followed;
+    processes.forget(10, modules, tables);
+    processes.forget(10, modules, tables);
+    assert_eq!((processes.take_ended(), processes.all_ended()), (vec![10], false));
+    assert_eq!(followed.publish(&[]), 0);
+}
+
+#[test]
 fn a_process_lives_as_long_as_its_last_thread() {
     let mut followed = Followed::new(Interest::Everything, &[]);
     followed.apply(fork(1, 10, 12, 10));

@@ -1,6 +1,6 @@
-//! Loads that switch: two processes that do nothing else, and servers under requests. Server and
-//! client have one CPU, and one request at a time is under way: each costs two switches at the least.
-//! On more CPUs and with more clients the same servers show no cost beyond the noise.
+//! Loads that switch: two processes that do nothing else, and servers under requests: of many clients,
+//! on all CPUs, and at the other end of one client that has one CPU together with the server, so that
+//! each request costs two switches at the least.
 
 use std::{
     ffi::OsStr,
@@ -29,8 +29,6 @@ pub const PING_PONG: Program =
 
 /// Something that works, and whose work can be counted.
 pub trait Load {
-    /// As the table names it.
-    fn name(&self) -> &'static str;
     /// Its processes.
     fn pids(&self) -> Vec<u32>;
     /// Units of work in a second, as measured just now.
@@ -57,10 +55,6 @@ impl PingPong {
 }
 
 impl Load for PingPong {
-    fn name(&self) -> &'static str {
-        PING_PONG.name
-    }
-
     fn pids(&self) -> Vec<u32> {
         vec![self.program.pid()]
     }
@@ -74,11 +68,37 @@ impl Load for PingPong {
 
 /// A server of Debian's, and a client that puts it under load and tells the rate.
 pub struct Server {
-    name: &'static str,
     child: Child,
     client: Vec<String>,
     /// What stands before the rate in what the client prints.
     mark: &'static str,
+    clients: Clients,
+}
+
+/// Who asks a server.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Clients {
+    /// One that has one CPU together with it.
+    One,
+    /// So many that it is busy.
+    Many,
+}
+
+impl Clients {
+    /// Connections: one, or `many`.
+    fn connections(self, many: u32) -> u32 {
+        if self == Self::One { 1 } else { many }
+    }
+
+    /// A program, where it runs.
+    fn command(self, program: impl AsRef<OsStr>) -> Command {
+        if self == Self::Many {
+            return Command::new(program);
+        }
+        let mut command = Command::new("taskset");
+        command.args(["-c", CPU]).arg(program);
+        command
+    }
 }
 
 /// The CPU that all run on.
@@ -92,31 +112,27 @@ fn words(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
 }
 
-/// A program that runs on [`CPU`] alone.
-fn pinned(program: impl AsRef<OsStr>) -> Command {
-    let mut command = Command::new("taskset");
-    command.args(["-c", CPU]).arg(program);
-    command
-}
-
 impl Server {
     /// `redis-server` under `redis-benchmark`.
     ///
     /// # Errors
     /// When it is not installed, or does not listen soon.
-    pub fn redis(_: Duration, scratch: &Path) -> Result<Self> {
-        let mut server = pinned("redis-server");
+    pub fn redis(clients: Clients, window: Duration, scratch: &Path) -> Result<Self> {
+        let mut server = clients.command("redis-server");
         server.current_dir(scratch).args(["--bind", "127.0.0.1", "--save", "", "--port"]);
         server.arg(REDIS_PORT.to_string());
-        let client = format!("redis-benchmark -p {REDIS_PORT} -t get -n 60000 -c 1 --csv");
-        Self::start("redis", server, REDIS_PORT, words(&client), "\"GET\",\"")
+        let connections = clients.connections(50);
+        let requests = 60_000 * window.as_secs().max(1);
+        let client =
+            format!("redis-benchmark -p {REDIS_PORT} -t get -n {requests} -c {connections} --csv");
+        Self::start(clients, server, REDIS_PORT, words(&client), "\"GET\",\"")
     }
 
     /// `nginx` under `wrk`.
     ///
     /// # Errors
     /// As [`Self::redis`].
-    pub fn nginx(window: Duration, scratch: &Path) -> Result<Self> {
+    pub fn nginx(clients: Clients, window: Duration, scratch: &Path) -> Result<Self> {
         let config = format!(
             "daemon off; master_process off; pid nginx.pid; error_log stderr;\n\
              events {{}}\n\
@@ -124,18 +140,19 @@ impl Server {
              location / {{ return 200 'hello'; }} }} }}\n"
         );
         fs::write(scratch.join("nginx.conf"), config)?;
-        let mut server = pinned("/usr/sbin/nginx");
+        let mut server = clients.command("/usr/sbin/nginx");
         server.args(["-e", "stderr", "-c", "nginx.conf", "-p"]).arg(scratch);
         let seconds = window.as_secs().max(1);
-        let client = format!("wrk -t1 -c1 -d{seconds}s http://127.0.0.1:{NGINX_PORT}/");
-        Self::start("nginx", server, NGINX_PORT, words(&client), "Requests/sec:")
+        let connections = clients.connections(50);
+        let client = format!("wrk -t1 -c{connections} -d{seconds}s http://127.0.0.1:{NGINX_PORT}/");
+        Self::start(clients, server, NGINX_PORT, words(&client), "Requests/sec:")
     }
 
     /// PostgreSQL under `pgbench`, which only reads.
     ///
     /// # Errors
     /// As [`Self::redis`].
-    pub fn postgres(window: Duration, _: &Path) -> Result<Self> {
+    pub fn postgres(clients: Clients, window: Duration, _: &Path) -> Result<Self> {
         let versions =
             fs::read_dir("/usr/lib/postgresql").context("PostgreSQL is not installed")?;
         let newest = versions.filter_map(|version| Some(version.ok()?.path())).max();
@@ -143,7 +160,7 @@ impl Server {
         // It refuses to run as root, so it needs a folder that its own user can reach.
         let folder = PathBuf::from(format!("/tmp/flame-graph-bench-{}", std::process::id()));
         let as_postgres = |program: &Path| {
-            let mut command = pinned("runuser");
+            let mut command = clients.command("runuser");
             command.args(["-u", "postgres", "--"]).arg(program).current_dir("/");
             command
         };
@@ -156,9 +173,11 @@ impl Server {
         let mut server = as_postgres(&bin.join("postgres"));
         server.args(["-h", "127.0.0.1", "-p", &port, "-k"]).arg(&folder).arg("-D").arg(&folder);
         let seconds = window.as_secs().max(1);
-        let client =
-            format!("pgbench -U postgres -h 127.0.0.1 -p {port} -S -c 1 -T {seconds} postgres");
-        let server = Self::start("PostgreSQL", server, POSTGRES_PORT, words(&client), "tps =")?;
+        let connections = clients.connections(8);
+        let client = format!(
+            "pgbench -U postgres -h 127.0.0.1 -p {port} -S -c {connections} -T {seconds} postgres"
+        );
+        let server = Self::start(clients, server, POSTGRES_PORT, words(&client), "tps =")?;
         let mut fill = Command::new("pgbench");
         fill.args([
             "-U",
@@ -178,7 +197,7 @@ impl Server {
     }
 
     fn start(
-        name: &'static str,
+        clients: Clients,
         mut server: Command,
         port: u16,
         client: Vec<String>,
@@ -186,13 +205,12 @@ impl Server {
     ) -> Result<Self> {
         server.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         // A group of its own, so that all of its processes can be ended.
-        let child =
-            server.process_group(0).spawn().with_context(|| format!("cannot start {name}"))?;
-        let server = Self { name, child, client, mark };
+        let child = server.process_group(0).spawn().context("cannot start the server")?;
+        let server = Self { child, client, mark, clients };
         let deadline = Instant::now() + Duration::from_secs(20);
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             if Instant::now() > deadline {
-                bail!("{name} does not listen on port {port}");
+                bail!("the server does not listen on port {port}");
             }
             sleep(Duration::from_millis(50));
         }
@@ -201,17 +219,13 @@ impl Server {
 }
 
 impl Load for Server {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
     fn pids(&self) -> Vec<u32> {
         vec![self.child.id()]
     }
 
     fn rate(&self) -> Result<f64> {
         let (program, arguments) = self.client.split_first().context("no client")?;
-        let output = pinned(program).args(arguments).current_dir("/").output();
+        let output = self.clients.command(program).args(arguments).current_dir("/").output();
         let output = output.with_context(|| format!("cannot start {program}"))?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         rate(&text, self.mark).with_context(|| format!("{program} told no rate: {text}"))

@@ -16,7 +16,10 @@ use clap::Args;
 use serde_json::Value;
 
 use self::{
-    load::{Load, PingPong, Server},
+    load::{
+        Clients::{Many, One},
+        Load, PingPong, Server,
+    },
     peers::{Tool, Tracefs},
 };
 use super::{
@@ -36,7 +39,8 @@ pub struct Options {
     /// Seconds of each measurement
     #[arg(long, default_value_t = 2)]
     seconds: u64,
-    /// Only these loads: ping-pong, redis, nginx, PostgreSQL, threads
+    /// Only these loads: ping-pong; redis, nginx, PostgreSQL; redis-1, nginx-1, PostgreSQL-1 (one client,
+    /// on one CPU with the server); threads
     #[arg(long, value_name = "LOAD", value_delimiter = ',')]
     only: Vec<String>,
     /// Leave the other tools out
@@ -48,9 +52,12 @@ type Start = fn(Duration, &Path) -> Result<Box<dyn Load>>;
 
 const LOADS: &[(&str, Start)] = &[
     ("ping-pong", |window, scratch| Ok(Box::new(PingPong::start(window, scratch)?))),
-    ("redis", |window, scratch| Ok(Box::new(Server::redis(window, scratch)?))),
-    ("nginx", |window, scratch| Ok(Box::new(Server::nginx(window, scratch)?))),
-    ("PostgreSQL", |window, scratch| Ok(Box::new(Server::postgres(window, scratch)?))),
+    ("redis", |window, scratch| Ok(Box::new(Server::redis(Many, window, scratch)?))),
+    ("nginx", |window, scratch| Ok(Box::new(Server::nginx(Many, window, scratch)?))),
+    ("PostgreSQL", |window, scratch| Ok(Box::new(Server::postgres(Many, window, scratch)?))),
+    ("redis-1", |window, scratch| Ok(Box::new(Server::redis(One, window, scratch)?))),
+    ("nginx-1", |window, scratch| Ok(Box::new(Server::nginx(One, window, scratch)?))),
+    ("PostgreSQL-1", |window, scratch| Ok(Box::new(Server::postgres(One, window, scratch)?))),
 ];
 
 const THREADS: &str = "threads";
@@ -80,7 +87,7 @@ pub fn run(options: &Options) -> Result<()> {
     let wanted = |name: &str| options.only.is_empty() || options.only.iter().any(|one| one == name);
     for (name, start) in LOADS.iter().filter(|(name, _)| wanted(name)) {
         match start(Duration::from_secs(options.seconds), &scratch) {
-            Ok(load) => measure(&*load, options, &scratch)?,
+            Ok(load) => measure(name, &*load, options, &scratch)?,
             Err(error) => println!("{name}: left out: {error:#}"),
         }
     }
@@ -99,7 +106,7 @@ struct Turns {
     is_left_out: bool,
 }
 
-fn measure(load: &dyn Load, options: &Options, scratch: &Path) -> Result<()> {
+fn measure(name: &str, load: &dyn Load, options: &Options, scratch: &Path) -> Result<()> {
     let tools = Tool::ALL.into_iter().filter(|tool| tool.is_ours() || !options.ours);
     let turns = |tool| Turns { tool, kept: Vec::new(), figures: None, is_left_out: false };
     let mut all: Vec<_> = tools.map(turns).collect();
@@ -127,7 +134,7 @@ fn measure(load: &dyn Load, options: &Options, scratch: &Path) -> Result<()> {
         turns.figures = recording.finish()?;
     }
     let alone = Spread::of(&alone).map_or(0.0, |alone| alone.median);
-    println!("\n{}: {alone:.0} a second without a tool", load.name());
+    println!("\n{name}: {alone:.0} a second without a tool");
     for Turns { tool, kept, figures, .. } in &all {
         let Some(Spread { min, median, max }) = Spread::of(kept) else { continue };
         let (name, of_ours) = (tool.name(), figures.as_ref().map_or_else(String::new, ours));
