@@ -397,8 +397,14 @@ fn coroutines_of_rust() {
     ] {
         let stage = Stage::take();
         let target = stage.start(Command::new(&program).arg(name));
-        let stacks = stage.record(&[&target], 2.0).stacks;
+        let recorded = stage.record(&[&target], 2.0).stacks;
         eprintln!("{name}:");
+        // The compiler's tables do not know what inline assembly pushes in the midst of a switch.
+        let stacks = recorded.filter(|stack| {
+            let leaf = stack.frames.last().map_or("", |frame| &frame.name);
+            stack.truncated().is_none() || !leaf.starts_with("switch_")
+        });
+        assert!(stacks.total() * 200 >= recorded.total() * 199, "{recorded}");
         stacks.at_least(40).complete().rooted(roots);
         let inside = stacks.filter(|stack| stack.has("coroutines::inside"));
         let path = Path::of(&["coroutines::inside", "…", "coroutines::burn"]).share(1.0);

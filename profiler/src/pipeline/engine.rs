@@ -97,6 +97,8 @@ pub fn start(wanted: Option<cli::Engine>, settings: &Settings) -> anyhow::Result
             chosen("perf", &format!("{error:#}"));
             Ok(running)
         }
+        // What neither tells of waits is said once.
+        Err(second) if format!("{second:#}") == format!("{error:#}") => Err(error),
         Err(second) => bail!("{error:#}; {second:#}"),
     }
 }

@@ -187,7 +187,7 @@ impl Stacks {
         self
     }
 
-    /// Every complete stack begins with one of these frames.
+    /// Every complete stack begins with one of these frames. What was lost is no stack.
     #[track_caller]
     pub fn rooted(&self, roots: &[&str]) -> &Self {
         let other = self.filter(|stack| {
@@ -195,7 +195,8 @@ impl Stacks {
             let root = user.first().copied().unwrap_or_default();
             // A thread that is exiting has given its memory back, and its user stack with it.
             let exiting = user.is_empty() && stack.has("do_exit");
-            stack.truncated().is_none() && !roots.contains(&root) && !exiting
+            let lost = stack.frames.is_empty() && stack.process.starts_with("[lost: ");
+            stack.truncated().is_none() && !roots.contains(&root) && !exiting && !lost
         });
         assert!(other.0.is_empty(), "stacks with another root than {roots:?}:\n{other}");
         self
