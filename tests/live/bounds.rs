@@ -178,13 +178,14 @@ fn records_about_processes_that_are_lost() {
     let stage = Stage::take();
     let program = Build::new("gcc", "b-new", "calls.c").flags("-O2 -fomit-frame-pointer").build();
     let folder = tempfile::tempdir().unwrap();
-    for wakers in [false, true] {
+    let own = std::process::id().to_string();
+    for args in [
+        &["cpu", "-F", "199"][..],
+        &["cpu", "-F", "199", "--children", "--pid", &own],
+        &["offcpu", "--wakers"],
+    ] {
         let mut command = Command::new(tests::binary());
-        command.current_dir(folder.path()).args(if wakers {
-            &["offcpu", "--wakers"][..]
-        } else {
-            &["cpu", "-F", "199"]
-        });
+        command.current_dir(folder.path()).args(args);
         command.args(["--limit", "sideband-bytes=4096", "-d", "5", "-o", "out.folded"]);
         command.args(["--stats", "stats.json"]).stderr(Stdio::null());
         let mut profiler = command.spawn().unwrap();
@@ -209,7 +210,10 @@ fn records_about_processes_that_are_lost() {
         let stacks = Stacks::parse(&read("out.folded"));
         let stacks = stacks.of("b-new");
         let whole = stacks.filter(|stack| stack.has("_start") && stack.has("main"));
-        assert!(stacks.total() > 0 && whole.total() * 2 > stacks.total(), "{stats}:\n{stacks}");
+        assert!(
+            stacks.total() > 0 && whole.total() * 2 > stacks.total(),
+            "{args:?}: {stats}:\n{stacks}"
+        );
     }
 }
 

@@ -140,7 +140,7 @@ fn prepare(target: &Target, filter: &native::Filter) -> anyhow::Result<Prepared>
                 }
                 all.push(*pid);
                 if *children {
-                    all.extend(proc.descendants(*pid).unwrap_or_default());
+                    all.extend(proc.descendants(&[*pid]).unwrap_or_default());
                 }
             }
             all.sort_unstable();

@@ -84,7 +84,7 @@ impl Settings {
     /// # Errors
     /// When perf is missing, or what it says.
     pub fn start(self, target: &Target, name: String) -> anyhow::Result<Perf> {
-        let record = Record::start(&[
+        let mut arguments = vec![
             format!("--event={}", self.event),
             format!("--freq={}", self.frequency),
             format!("--call-graph={}", self.call_graph.name()),
@@ -92,8 +92,9 @@ impl Settings {
                 Target::Host => "--all-cpus".to_owned(),
                 Target::Process(pid) | Target::Command(pid) => format!("--pid={pid}"),
             },
-            synthesized(matches!(target, Target::Command(_))),
-        ])?;
+        ];
+        arguments.extend(synthesized(matches!(target, Target::Command(_))));
+        let record = Record::start(&arguments)?;
         Ok(Perf { settings: self, target: name, record, start: SystemTime::now() })
     }
 }

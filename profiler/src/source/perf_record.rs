@@ -77,8 +77,9 @@ impl Record {
                 .context("cannot make a FIFO for perf")?;
         }
         let mut command = Command::new("perf");
-        // No build-id cache: nothing stays behind in anybody's home.
-        command.args(["record", "--quiet", "--no-buildid-cache", "--delay=-1", "--output"]);
+        // Without build IDs: nothing stays behind in anybody's home, and what was recorded is not read
+        // once more before perf ends.
+        command.args(["record", "--quiet", "--no-buildid", "--delay=-1", "--output"]);
         command.arg(path.join(DATA)).args(arguments);
         let mut control = std::ffi::OsString::from("--control=fifo:");
         control.push(path.join(CONTROL));
@@ -223,8 +224,9 @@ impl Drop for Record {
 /// it has mapped: perf (6.1) takes that for mapped still when the command runs, and where a library
 /// that the two share lay lower before, it walks no further than into that.
 #[must_use]
-pub fn synthesized(has_yet_to_run: bool) -> String {
-    format!("--synth={}", if has_yet_to_run { "task" } else { "all" })
+pub fn synthesized(has_yet_to_run: bool) -> Option<String> {
+    // perf has this option since 5.15.
+    has_yet_to_run.then(|| "--synth=task".to_owned())
 }
 
 /// Waits until one of these is readable, or for some time; which of them are.

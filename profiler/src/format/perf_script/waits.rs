@@ -5,7 +5,7 @@
 use std::io::BufRead;
 
 use super::{
-    PerfScriptError, each_line,
+    PerfScriptError, each_line, is_frame,
     line::{Head, Line, Record, Switch},
     stack::{Names, Open},
 };
@@ -99,7 +99,16 @@ pub fn read_switches(
         };
         match what {
             Some(what) => each(Moment { time, pid, tid, what }),
-            None => sample = Some((time, pid, tid, Open::default())),
+            None => {
+                let mut open = Open::default();
+                // Without a chain of calls there is one frame, behind the event.
+                if is_frame(head.rest)
+                    && let Some(line) = Line::parse(head.rest)
+                {
+                    open.add(&line, &mut names)?;
+                }
+                sample = Some((time, pid, tid, open));
+            }
         }
         Ok(())
     })?;

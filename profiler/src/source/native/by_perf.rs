@@ -4,7 +4,10 @@
 //! It tells what perf events tell: records of switches, and at each a sample of where the thread
 //! leaves its CPU, whose stack perf copies and walks.
 
-use std::time::{Instant, SystemTime};
+use std::{
+    path::Path,
+    time::{Instant, SystemTime},
+};
 
 use anyhow::{Context as _, bail};
 use profiler_ebpf::threads::stack;
@@ -55,8 +58,11 @@ pub struct ByPerf {
 pub fn start(settings: Settings) -> anyhow::Result<ByPerf> {
     let waits = settings.waits.filter(|waits| !waits.on_cpu);
     let waits = waits.context("perf times waits only (`offcpu`)")?;
-    let list = |numbers: &[u32]| numbers.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
-    let record = Record::start(&[
+    // perf refuses all of them when one has ended.
+    let is_there = |id: &&u32| Path::new(&format!("/proc/{id}")).exists();
+    let list =
+        |ids: &[u32]| ids.iter().filter(is_there).map(u32::to_string).collect::<Vec<_>>().join(",");
+    let mut arguments = vec![
         "--event=context-switches".to_owned(),
         "--count=1".to_owned(),
         "--switch-events".to_owned(),
@@ -67,9 +73,10 @@ pub fn start(settings: Settings) -> anyhow::Result<ByPerf> {
             Scope::Processes { pids, .. } => format!("--pid={}", list(pids)),
             Scope::Threads { tids, .. } => format!("--tid={}", list(tids)),
         },
-        // There is nothing to prepare of a command that has yet to run.
-        synthesized(!settings.prepare),
-    ])?;
+    ];
+    // There is nothing to prepare of a command that has yet to run.
+    arguments.extend(synthesized(!settings.prepare));
+    let record = Record::start(&arguments)?;
     let (start, began) = (SystemTime::now(), Instant::now());
     let counted = Counted::of(&settings.scope);
     let mut ledger = Ledger::new(waits, now());

@@ -44,7 +44,7 @@ use crate::{
     },
     target::{
         heap,
-        process::{Proc, ProcMapping},
+        process::{Proc, ProcError, ProcMapping},
     },
 };
 
@@ -146,7 +146,7 @@ impl<S: Storage> Followed<S> {
     fn add_running(&mut self, proc: &Proc, pids: Vec<u32>) {
         for pid in pids {
             let (Ok(comm), Ok(threads), Ok(mappings)) =
-                (proc.comm(pid), proc.threads(pid), proc.executable_mappings(pid))
+                (proc.comm(pid), living_threads(proc, pid), proc.executable_mappings(pid))
             else {
                 continue;
             };
@@ -163,15 +163,16 @@ impl<S: Storage> Followed<S> {
         }
         let proc = Proc::new();
         let processes = self.recorder.processes();
-        processes.adopt(|pid| proc.descendants(pid).unwrap_or_default());
         let mut pids: Vec<u32> = processes.pids().collect();
-        let gone = pids.iter().copied().filter(|pid| proc.comm(*pid).is_err());
+        let gone = pids.iter().copied().filter(|pid| proc.living_thread(*pid).is_err());
         let gone = self.recheck.long_gone(gone);
+        pids.extend(processes.adopt(|pids| proc.descendants(pids).unwrap_or_default()));
         pids.extend(settings.followed().pids(&proc));
         pids.sort_unstable();
         pids.dedup();
         self.add_running(&proc, pids);
         self.recorder.forget(&gone);
+        self.recheck.looked();
     }
 
     /// Has the rows of the targets compiled, as far as that is soon done.
@@ -368,6 +369,15 @@ fn interest(scope: &Scope) -> Interest {
             pids: pids.iter().copied().collect(),
         },
     }
+}
+
+/// The threads of a process that have not ended; an error when all have. Of one whose first thread has,
+/// that is listed still.
+fn living_threads(proc: &Proc, pid: u32) -> Result<Vec<u32>, ProcError> {
+    let living = proc.living_thread(pid)?;
+    let mut threads = proc.threads(pid)?;
+    threads.retain(|tid| *tid != pid || living == pid);
+    Ok(threads)
 }
 
 fn new_mapping(mapping: ProcMapping) -> NewMapping {

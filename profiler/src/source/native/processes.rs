@@ -190,12 +190,13 @@ impl Processes {
         }
     }
 
-    /// Follows what these processes have created, where that is asked for.
-    pub fn adopt(&mut self, descendants: impl Fn(u32) -> Vec<u32>) {
-        if let Interest::Only { pids, children: true } = &mut self.interest {
-            let more: Vec<u32> = pids.iter().flat_map(|pid| descendants(*pid)).collect();
-            pids.extend(more);
-        }
+    /// Follows what the processes have created that are followed, where that is asked for; gives those
+    /// that are new.
+    pub fn adopt(&mut self, descendants: impl FnOnce(&[u32]) -> Vec<u32>) -> Vec<u32> {
+        let Interest::Only { pids, children: true } = &mut self.interest else { return Vec::new() };
+        let known: Vec<u32> = pids.iter().copied().collect();
+        let new = descendants(&known).into_iter();
+        new.filter(|pid| pids.insert(*pid)).collect()
     }
 
     /// The processes that are followed and there, as far as is known.

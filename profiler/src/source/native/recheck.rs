@@ -34,8 +34,12 @@ impl Recheck {
             return false;
         }
         self.left -= 1;
-        self.last = Some(Instant::now());
         true
+    }
+
+    /// It has been looked.
+    pub fn looked(&mut self) {
+        self.last = Some(Instant::now());
     }
 
     /// Of those who are followed and are not there, those who were not there at the look before either:
@@ -56,6 +60,7 @@ mod tests {
         let mut recheck = Recheck::default();
         assert!(!recheck.is_due(0));
         assert!(recheck.is_due(3));
+        recheck.looked();
         assert!(!recheck.is_due(3), "not at once again");
         recheck.last = None;
         assert!(recheck.is_due(3));

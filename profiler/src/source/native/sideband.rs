@@ -110,22 +110,23 @@ impl Sideband {
     pub fn drain(&mut self, records: &mut Vec<Record>) -> u64 {
         let mut malformed = 0;
         for (ring, known) in &mut self.rings {
-            // The kernel tells of a loss by a record only with the next one, which may be long after. To
-            // ask it takes an interrupt of that CPU.
-            if ring.may_lack(LONGEST)
-                && let Some(lost) = ring.lost()
-            {
-                let event = Event::Lost(lost.saturating_sub(*known));
-                records.push(Record { time: 0, pid: 0, tid: 0, event });
-                *known = lost;
-            }
-            let asked = *known > 0;
+            let was_full = ring.may_lack(LONGEST);
+            let mut told = 0;
             ring.drain(|kind, misc, body| match decode(kind, misc, body) {
-                Ok(Some(Record { event: Event::Lost(_), .. })) if asked => {}
+                Ok(Some(Record { event: Event::Lost(n), .. })) => told += n,
                 Ok(Some(record)) => records.push(record),
                 Ok(None) => {}
                 Err(Malformed) => malformed += 1,
             });
+            // The kernel tells of a loss by a record only with the next one, which may be long after. To
+            // ask it takes an interrupt of that CPU.
+            if was_full || told > 0 {
+                let lost = match ring.lost() {
+                    Some(all) => all.saturating_sub(std::mem::replace(known, all)),
+                    None => told,
+                };
+                records.push(Record { time: 0, pid: 0, tid: 0, event: Event::Lost(lost) });
+            }
         }
         malformed
     }
@@ -183,8 +184,11 @@ pub(super) fn open_event(
     let error = io::Error::last_os_error();
     let newer = attr.build_id() != 0 || attr.inherit_thread() != 0 || attr.read_format != 0;
     if error.raw_os_error() == Some(libc::EINVAL) && newer {
-        attr.set_build_id(0);
-        attr.set_inherit_thread(0);
+        // The newest first: nothing is to be missed that a kernel has.
+        if attr.read_format == 0 {
+            attr.set_build_id(0);
+            attr.set_inherit_thread(0);
+        }
         attr.read_format = 0;
         return open_event(attr, tid, cpu);
     }

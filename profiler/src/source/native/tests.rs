@@ -203,7 +203,8 @@ fn what_is_looked_at_again_is_up_to_date() {
     assert_eq!(followed.publish(&[10]), 1);
     // The records of an exec and of a child were lost.
     let Followed { processes, modules, .. } = &mut followed;
-    processes.adopt(|pid| if pid == 10 { vec![11, 12] } else { vec![] });
+    let adopted = processes.adopt(|pids| if pids == [10] { vec![10, 11, 12] } else { vec![] });
+    assert_eq!(adopted, [11, 12]);
     processes.add(10, "q", [10], [anonymous(0x9000, 4)], modules);
     processes.add(12, "child", [12], [], modules);
     processes.add(20, "other", [20], [], modules);

@@ -209,7 +209,7 @@ fn family(
     let mut known = HashSet::from([pid]);
     loop {
         if settings.subprocesses {
-            for child in proc.descendants(pid).unwrap_or_default() {
+            for child in proc.descendants(&[pid]).unwrap_or_default() {
                 if known.len() >= MAX_PROCESSES || !known.insert(child) {
                     continue;
                 }

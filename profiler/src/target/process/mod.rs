@@ -282,17 +282,17 @@ impl Proc {
         Ok(self.parents()?.remove(&pid).unwrap_or_default())
     }
 
-    /// The children of a process, their children, and so on; itself not. It is one pass over all
+    /// The children of processes, their children, and so on; themselves not. It is one pass over all
     /// processes: what forks meanwhile may be missing.
     ///
     /// # Errors
     ///
     /// When the root cannot be listed.
-    pub fn descendants(&self, pid: u32) -> Result<Vec<u32>, ProcError> {
+    pub fn descendants(&self, pids: &[u32]) -> Result<Vec<u32>, ProcError> {
         let parents = self.parents()?;
         // In one pass numbers may be used again, so the links need not be a tree.
-        let mut seen = HashSet::from([pid]);
-        let mut found = vec![pid];
+        let mut seen: HashSet<u32> = pids.iter().copied().collect();
+        let mut found = pids.to_vec();
         let mut next = 0;
         while let Some(parent) = found.get(next) {
             let children = parents.get(parent).into_iter().flatten();
@@ -300,8 +300,7 @@ impl Proc {
             found.extend(new);
             next += 1;
         }
-        found.remove(0);
-        Ok(found)
+        Ok(found.split_off(pids.len()))
     }
 
     /// The number of a process in its own, innermost PID namespace.

@@ -148,9 +148,9 @@ fn families_namespaces_and_cgroups() {
     fixture.file("40/stat", "broken");
     let proc = fixture.proc();
     assert_eq!(proc.children(10).unwrap(), [11, 12]);
-    assert_eq!(proc.descendants(10).unwrap(), [11, 12, 13]);
-    assert_eq!(proc.descendants(13).unwrap(), [0; 0]);
-    assert_eq!(proc.descendants(30).unwrap(), [31], "a loop of parents ends");
+    assert_eq!(proc.descendants(&[10]).unwrap(), [11, 12, 13]);
+    assert_eq!(proc.descendants(&[13]).unwrap(), [0; 0]);
+    assert_eq!(proc.descendants(&[30]).unwrap(), [31], "a loop of parents ends");
     assert_eq!(proc.ns_pid(10).unwrap(), 3);
 
     fixture.file("10/cgroup", "4:memory:/old\n0::/system.slice/x.service\n");
@@ -272,7 +272,7 @@ fn a_child_ends_as_a_zombie() {
     let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
     let pid = child.id();
     assert!(proc.children(std::process::id()).unwrap().contains(&pid));
-    assert!(proc.descendants(std::process::id()).unwrap().contains(&pid));
+    assert!(proc.descendants(&[std::process::id()]).unwrap().contains(&pid));
     assert_eq!(proc.target(pid).unwrap().ppid, std::process::id());
     drop(child.stdin.take());
     let ended = (0..500).any(|_| {
