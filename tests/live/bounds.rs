@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     require,
-    support::{Build, Recorded, Stacks, Stage, Target, record::Ended, root, tool},
+    support::{Build, Recorded, Stacks, Stage, Target, record::Ended, root, target::Killed, tool},
 };
 
 /// A loss as the figures have it.
@@ -189,8 +189,9 @@ fn records_about_processes_that_are_lost() {
         command.args(["--limit", "sideband-bytes=4096", "-d", "5", "-o", "out.folded"]);
         command.args(["--stats", "stats.json"]).stderr(Stdio::null());
         let mut profiler = command.spawn().unwrap();
+        let killed = Killed(profiler.id().to_string());
         let signal = |name: &str| {
-            let status = Command::new("kill").args([name, &profiler.id().to_string()]).status();
+            let status = Command::new("kill").args([name, &killed.0]).status();
             assert!(status.unwrap().success());
         };
         thread::sleep(Duration::from_millis(1500));

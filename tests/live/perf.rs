@@ -11,7 +11,7 @@ use std::{
 use crate::{
     engines::Unprivileged,
     require,
-    support::{Build, Path, Stacks, Stage, record::Ended, root, tool},
+    support::{Build, Path, Stacks, Stage, compile::which, record::Ended, root, tool},
 };
 
 /// A program with known shares.
@@ -160,9 +160,7 @@ fn waits_by_a_perf_with_capabilities() {
     require!(root(), tool("gcc"), tool("setpriv"), tool("setcap"), tool("perf"), tool("pgrep"));
     let user = Unprivileged::new();
     let folder = user.folder.path();
-    let found = Command::new("sh").args(["-c", "command -v perf"]).output().unwrap();
-    let found = String::from_utf8(found.stdout).unwrap();
-    let perf = user.copy(FilePath::new(found.trim()), "perf");
+    let perf = user.copy(&which("perf").unwrap(), "perf");
     let capabilities = "cap_perfmon,cap_sys_ptrace,cap_syslog,cap_dac_read_search=ep";
     assert!(Command::new("setcap").arg(capabilities).arg(perf).status().unwrap().success());
     let program = Build::new("gcc", "off-capable", "off_cpu.c").flags("-O2 -pthread").build();
@@ -203,27 +201,6 @@ fn waits_by_a_perf_with_capabilities() {
     profiler.kill().unwrap();
     profiler.wait().unwrap();
     does_not_go_on(folder);
-}
-
-/// What perf tells of waits is drawn as what our own engines tell.
-#[test]
-fn waits_of_known_length_by_perf() {
-    require!(root(), tool("gcc"), tool("perf"));
-    let program = Build::new("gcc", "waits-perf", "waits.c").flags("-O2 -pthread").build();
-    let program = program.to_str().unwrap();
-    let stage = Stage::take();
-    let mut command = Command::new(tests::binary());
-    let args = ["--engine", "perf", "--", program, "lives"];
-    let ended = stage.command(command.arg("offcpu"), &args);
-    assert_eq!(ended.code, Some(0), "{}", ended.said);
-    let stacks = Stacks::parse(&ended.folded.unwrap());
-    assert!(ended.printed.lines().count() == 3, "{}", ended.printed);
-    for line in ended.printed.lines() {
-        let words: Vec<_> = line.split_whitespace().collect();
-        let (name, off_cpu) = (words[0], words[1].parse::<u64>().unwrap());
-        let found = stacks.filter(|stack| stack.has(name)).total();
-        assert!(found.abs_diff(off_cpu) <= off_cpu / 50, "{name}: {found}, {off_cpu}:\n{stacks}");
-    }
 }
 
 #[test]

@@ -12,7 +12,9 @@ use std::{
 
 use crate::{
     require,
-    support::{Recorded, Stacks, Stage, Target, programs, record::Ended, root, tool},
+    support::{
+        Recorded, Stacks, Stage, Target, programs, record::Ended, root, target::Killed, tool,
+    },
 };
 
 /// Debian's CPython and those of pyenv, one of each version that py-spy reads on x86-64.
@@ -105,16 +107,6 @@ fn every_python_that_is_installed() {
                 .collect(),
         );
         complete(&below, &["<module> (work.py:"]);
-    }
-}
-
-/// A process that is ended when this is dropped.
-struct Killed(String);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        // It has ended already when this fails.
-        let _ = Command::new("kill").args(["-KILL", &self.0]).status();
     }
 }
 

@@ -21,7 +21,8 @@ pub fn tool(name: &str) -> Result<(), String> {
     which(name).map(|_| ())
 }
 
-fn which(name: &str) -> Result<PathBuf, String> {
+/// Where a program is.
+pub fn which(name: &str) -> Result<PathBuf, String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(["/usr/local/go/bin".into(), "/usr/sbin".into()])

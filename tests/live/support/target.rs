@@ -64,6 +64,17 @@ impl Target {
     }
 }
 
+/// A process that is ended when this is dropped: a target's child that does not end with it, or a
+/// profiler that was stopped.
+pub struct Killed(pub String);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        // It has ended already when this fails.
+        let _ = Command::new("kill").args(["-KILL", &self.0]).stderr(Stdio::null()).status();
+    }
+}
+
 impl Drop for Target {
     fn drop(&mut self) {
         // An error here means that it has ended.

@@ -87,8 +87,8 @@ pub fn kinds(context: &Context) -> Result<Vec<Row>> {
         for arguments in kind.arguments {
             let started = Started::start(&program, arguments, kind.roots)?;
             let mut runs: Runs = Default::default();
-            for tool in &context.tools {
-                runs[*tool as usize].extend(context.record(*tool, &started, settings));
+            for &tool in &context.tools {
+                runs[tool as usize].extend(context.record(tool, &started, settings));
             }
             let subject = format!("{} {arguments}", kind.source());
             rows.push(completeness("kinds", subject.trim_end().to_owned(), &runs));

@@ -1,6 +1,6 @@
 //! `cargo xtask bench cpu`: what a recording costs and what it gives, beside perf, and samply if it is
-//! there, on the same programs; [`collectors`]: what collectors cost; [`off_cpu`]: what recording waits does. Benchmarks:
-//! they measure and assert nothing.
+//! there, on the same programs; [`collectors`]: what collectors cost; [`off_cpu`]: what recording
+//! waits does. Benchmarks: they measure and assert nothing.
 //!
 //! Tools take turns within each round, so that what changes on the machine meanwhile meets all of
 //! them. A figure is the median of the rounds, with the least and the greatest.

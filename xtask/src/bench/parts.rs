@@ -117,12 +117,12 @@ fn costs(context: &Context, part: &'static str, settings: Settings) -> Result<Ve
         // One process for a round: where its code lies decides its speed too.
         let running = Running::start(&program, &context.scratch)?;
         let alone = running.rate(settings.window)?;
-        for tool in context.tools.iter().filter(|tool| !settings.host || tool.records_hosts()) {
-            let Some(run) = context.record(*tool, &running, settings) else { continue };
+        for &tool in context.tools.iter().filter(|tool| !settings.host || tool.records_hosts()) {
+            let Some(run) = context.record(tool, &running, settings) else { continue };
             if let (Some(alone), Some(rate)) = (alone, run.rate) {
-                slowdowns[*tool as usize].push((alone / rate - 1.0) * 100.0);
+                slowdowns[tool as usize].push((alone / rate - 1.0) * 100.0);
             }
-            runs[*tool as usize].push(run);
+            runs[tool as usize].push(run);
         }
     }
     let subject = format!("{}, {} Hz", program.name, settings.frequency);
@@ -156,8 +156,8 @@ fn complete(context: &Context) -> Result<Vec<Row>> {
         let mut runs: Runs = Default::default();
         for _ in 0..context.rounds(2, 1) {
             let running = Running::start(program, &context.scratch)?;
-            for tool in &context.tools {
-                runs[*tool as usize].extend(context.record(*tool, &running, settings));
+            for &tool in &context.tools {
+                runs[tool as usize].extend(context.record(tool, &running, settings));
             }
         }
         rows.push(completeness("complete", program.name.to_owned(), &runs));
@@ -181,8 +181,8 @@ fn shares(context: &Context) -> Result<Vec<Row>> {
     let mut runs: Runs = Default::default();
     for _ in 0..context.rounds(3, 1) {
         let running = Running::start(&programs::SHARES, &context.scratch)?;
-        for tool in &context.tools {
-            runs[*tool as usize].extend(context.record(*tool, &running, settings));
+        for &tool in &context.tools {
+            runs[tool as usize].extend(context.record(tool, &running, settings));
         }
     }
     Ok(vec![Row {

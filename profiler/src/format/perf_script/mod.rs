@@ -81,7 +81,7 @@ pub fn is_script(start: &[u8]) -> bool {
     }
     let mut lines = text.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty());
     let Some(head) = lines.next().and_then(Head::parse) else { return false };
-    if is_frame(head.rest) {
+    if only_frame(head.rest).is_some() {
         return true;
     }
     // A sample of an idle kernel may have no frame at all, and so may all that fit in the start.
@@ -92,9 +92,9 @@ pub fn is_script(start: &[u8]) -> bool {
             && next.is_none_or(|line| Head::parse(line).is_some()))
 }
 
-/// Whether what follows an event is the only frame: a tracepoint has fields of its own there.
-fn is_frame(rest: &str) -> bool {
-    Line::parse(rest).is_some_and(|line| !line.module.is_empty())
+/// What follows an event where that is the only frame: a tracepoint has fields of its own there.
+fn only_frame(rest: &str) -> Option<Line<'_>> {
+    Line::parse(rest).filter(|line| !line.module.is_empty())
 }
 
 /// Reads samples.
@@ -208,9 +208,7 @@ impl<'a> Reader<'a> {
                 Some(_) => {}
                 None => self.begin(&head),
             }
-            if is_frame(head.rest)
-                && let Some(line) = Line::parse(head.rest)
-            {
+            if let Some(line) = only_frame(head.rest) {
                 self.frame(&line)?;
             }
         } else if text.starts_with(char::is_whitespace)

@@ -5,8 +5,9 @@
 use std::io::BufRead;
 
 use super::{
-    PerfScriptError, each_line, is_frame,
+    PerfScriptError, each_line,
     line::{Head, Line, Record, Switch},
+    only_frame,
     stack::{Names, Open},
 };
 use crate::model::{
@@ -65,17 +66,16 @@ pub fn read_switches(
     input: impl BufRead,
     mut each: impl FnMut(Moment<'_>),
 ) -> Result<Switches, PerfScriptError> {
-    let mut switches = Switches { stacks: Stacks::new(1), lost: 0 };
+    let (mut stacks, mut lost) = (Stacks::new(1), 0u64);
     let mut names = Names::new();
     let mut sample: Option<(u64, u32, u32, Open)> = None;
     let mut end = |sample: &mut Option<(u64, u32, u32, Open)>, names: &Names<RawFrame>| {
         let (time, pid, tid, open) = sample.take()?;
         let truncated: Option<RawFrame> = open.truncated();
         let frames = truncated.iter().chain(open.root_first(names));
-        let stack = switches.stacks.intern(frames);
+        let stack = stacks.intern(frames);
         Some(Moment { time, pid, tid, what: What::Stack(stack, open.cut) })
     };
-    let mut lost = 0u64;
     each_line(input, |text| {
         let head = Head::parse(text);
         if (head.is_some() || text.is_empty())
@@ -102,9 +102,7 @@ pub fn read_switches(
             None => {
                 let mut open = Open::default();
                 // Without a chain of calls there is one frame, behind the event.
-                if is_frame(head.rest)
-                    && let Some(line) = Line::parse(head.rest)
-                {
+                if let Some(line) = only_frame(head.rest) {
                     open.add(&line, &mut names)?;
                 }
                 sample = Some((time, pid, tid, open));
@@ -115,8 +113,7 @@ pub fn read_switches(
     if let Some(moment) = end(&mut sample, &names) {
         each(moment);
     }
-    switches.lost = lost;
-    Ok(switches)
+    Ok(Switches { stacks, lost })
 }
 
 /// To which thread something happens, and what; no what: it is sampled.

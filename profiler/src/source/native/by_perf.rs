@@ -9,7 +9,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use profiler_ebpf::threads::stack;
 use rustc_hash::FxHashMap;
 
@@ -169,11 +169,8 @@ fn listen(
             ledger.take(ledger::Moment { time, pid, tid, what });
         })
     })?;
-    let switches = match read {
-        Ok(switches) => switches,
-        Err(error) => bail!("cannot read what `perf script` writes: {error}"),
-    };
-    let perf_script::Switches { stacks, lost } = switches;
+    let perf_script::Switches { stacks, lost } =
+        read.context("cannot read what `perf script` writes")?;
     let switches = ledger.switches();
     Ok(Heard { stacks, timed, sums: ledger.finish(end), switches, lost })
 }

@@ -142,17 +142,21 @@ impl<S: Storage> Followed<S> {
         Ok(followed)
     }
 
-    /// Takes up what runs already. A process that ends meanwhile is simply not there.
-    fn add_running(&mut self, proc: &Proc, pids: Vec<u32>) {
+    /// Takes up what runs already; gives those of the processes that have ended.
+    fn add_running(&mut self, proc: &Proc, pids: Vec<u32>) -> Vec<u32> {
+        let mut ended = Vec::new();
         for pid in pids {
-            let (Ok(comm), Ok(threads), Ok(mappings)) =
-                (proc.comm(pid), living_threads(proc, pid), proc.executable_mappings(pid))
-            else {
+            let Ok(threads) = living_threads(proc, pid) else {
+                ended.push(pid);
+                continue;
+            };
+            let (Ok(comm), Ok(mappings)) = (proc.comm(pid), proc.executable_mappings(pid)) else {
                 continue;
             };
             let comm = String::from_utf8_lossy(&comm).into_owned();
             self.recorder.add_process(pid, &comm, threads, mappings.into_iter().map(new_mapping));
         }
+        ended
     }
 
     /// Where records about processes were lost, looks at these again.
@@ -164,14 +168,12 @@ impl<S: Storage> Followed<S> {
         let proc = Proc::new();
         let processes = self.recorder.processes();
         let mut pids: Vec<u32> = processes.pids().collect();
-        let gone = pids.iter().copied().filter(|pid| proc.living_thread(*pid).is_err());
-        let gone = self.recheck.long_gone(gone);
         pids.extend(processes.adopt(|pids| proc.descendants(pids).unwrap_or_default()));
         pids.extend(settings.followed().pids(&proc));
         pids.sort_unstable();
         pids.dedup();
-        self.add_running(&proc, pids);
-        self.recorder.forget(&gone);
+        let ended = self.add_running(&proc, pids);
+        self.recorder.forget(&self.recheck.long_gone(ended));
         self.recheck.looked();
     }
 

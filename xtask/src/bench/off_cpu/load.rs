@@ -101,7 +101,7 @@ impl Clients {
     }
 }
 
-/// The CPU that all run on.
+/// The CPU that ping-pong has, and a server with its only client.
 const CPU: &str = "1";
 /// Ports of the servers: ours alone, by all likelihood.
 const REDIS_PORT: u16 = 27_301;
